@@ -1,0 +1,63 @@
+"""The `backend` fixture, hypothesis's settings, and the table of the lectures' clauses."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.lecture_table import LectureTable
+
+# The same examples on every run and machine; the fixtures here are safe to reuse between examples.
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("suite")
+
+
+@functools.cache
+def why_unusable(backend: str) -> str:
+    """Return why a backend cannot run on this machine, or "" where it can."""
+    if backend == "numpy":
+        return ""
+    if importlib.util.find_spec(backend) is None:
+        return f"{backend} is not installed"
+    if backend == "cupy":
+        import cupy
+
+        if not cupy.is_available():
+            return "cupy finds no GPU"
+    return ""
+
+
+@functools.cache
+def usable_backends() -> tuple[str, ...]:
+    """Return the names of the first-party backends that run on this machine."""
+    return tuple(name for name in ("numpy", "numba", "cupy") if not why_unusable(name))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lecture(row, clause): proves a clause of lectures.toml")
+    table = LectureTable(config, usable_backends, Path(__file__).with_name("lectures.toml"))
+    config.pluginmanager.register(table, "lecture-table")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", usable_backends(), indirect=True)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run the test once on each usable backend; its value is the backend's name."""
+    import minigrad as mg
+
+    with mg.use_backend(request.param):
+        yield request.param
