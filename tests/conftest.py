@@ -43,15 +43,31 @@ def usable_backends() -> tuple[str, ...]:
     return tuple(name for name in ("numpy", "numba", "cupy") if not why_unusable(name))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backend", action="append", help="run on this backend alone (repeatable)")
+    parser.addoption("--lecture", action="append", help="run the proofs of this row, say E2, alone")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lecture(row, clause): proves a clause of lectures.toml")
-    table = LectureTable(config, usable_backends, Path(__file__).with_name("lectures.toml"))
+    table = LectureTable(
+        config, lambda: chosen_backends(config), Path(__file__).with_name("lectures.toml")
+    )
     config.pluginmanager.register(table, "lecture-table")
+
+
+def chosen_backends(config: pytest.Config) -> tuple[str, ...]:
+    """Return the backends to test: those that `--backend` names, else all usable ones."""
+    chosen = config.getoption("backend") or usable_backends()
+    for name in chosen:
+        if reason := why_unusable(name):
+            raise pytest.UsageError(f"--backend {name}: {reason}")
+    return tuple(chosen)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", usable_backends(), indirect=True)
+        metafunc.parametrize("backend", chosen_backends(metafunc.config), indirect=True)
 
 
 @pytest.fixture

@@ -119,6 +119,14 @@ class LectureTable:
                     problems.append(f"{item.nodeid}: {error}")
         if problems:
             raise pytest.UsageError(*dict.fromkeys(problems))
+        if rows := getattr(self.config.option, "lecture", None):
+            wanted = {item for item in items if self.rows_of(item) & set(rows)}
+            self.config.hook.pytest_deselected(items=[i for i in items if i not in wanted])
+            items[:] = [item for item in items if item in wanted]
+
+    def rows_of(self, item: pytest.Item) -> set[str]:
+        """Return the rows that a test proves something of."""
+        return {row for row, *_ in self.marks.get(item.nodeid, ())}
 
     def add(
         self, item: pytest.Item, row: str, name: str, *, backend: str = "", oracle: bool = False
@@ -169,6 +177,7 @@ class LectureTable:
         given = [(start / argument).resolve() for argument in self.config.args]
         restricted = (
             option.keyword
+            or getattr(option, "lecture", None)
             or getattr(option, "lf", False)
             or getattr(option, "deselect", None)
             or getattr(option, "ignore", None)

@@ -1,0 +1,112 @@
+"""One wrong edit per row of the lectures: the tests that prove a row must notice it.
+
+An edit is applied to a copy of the source in a temporary folder, and the tests marked with its row
+run there, on NumPy. They must turn red. `python tests/show/sabotage.py` runs them all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("minigrad", "minigrad_rnn", "backends", "tests", "tutorials", "pyproject.toml")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Replace `old`, which must occur once in the file `path`, by `new`; `row` must turn red."""
+
+    row: str
+    path: str
+    old: str
+    new: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of an edit: caught, by how many failing tests of how many, in what time."""
+
+    edit: Edit
+    caught: bool
+    summary: str
+    seconds: float
+
+
+EDITS: tuple[Edit, ...] = ()
+
+
+def apply(edit: Edit, folder: Path) -> None:
+    """Make the edit in a tree; raises ValueError where it does not fit or is no valid Python."""
+    path = folder / edit.path
+    source = path.read_text("utf-8")
+    if source.count(edit.old) != 1:
+        raise ValueError(
+            f"{edit.row}: {edit.path} holds {source.count(edit.old)} times, not once: {edit.old!r}"
+        )
+    if edit.old == edit.new:
+        raise ValueError(f"{edit.row}: the edit of {edit.path} changes nothing")
+    changed = source.replace(edit.old, edit.new)
+    try:
+        compile(changed, edit.path, "exec")
+    except SyntaxError as error:
+        raise ValueError(f"{edit.row}: the edit of {edit.path} is no Python: {error}") from None
+    path.write_text(changed, "utf-8")
+
+
+def row_files(row: str, folder: Path) -> list[str]:
+    """Return the test files that mark a proof of `row`, relative to `folder`."""
+    files = sorted((folder / "tests").rglob("test_*.py"))
+    mark = re.compile(rf'lecture\(\s*"{row}"')
+    return [str(path.relative_to(folder)) for path in files if mark.search(path.read_text("utf-8"))]
+
+
+def run_row(row: str, folder: Path) -> tuple[int, str]:
+    """Run the tests of a row in a tree, on NumPy; return pytest's exit code and last line."""
+    files = row_files(row, folder)
+    if not files:
+        return 5, "no test marks this row"
+    paths = os.pathsep.join([str(folder), str(folder / "backends")])
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=no", "-p"]
+    command += ["no:cacheprovider", "--backend", "numpy", "--lecture", row, *files]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return done.returncode, lines[-1] if lines else ""
+
+
+def copy_tree(source: Path, folder: Path) -> None:
+    """Copy what the tests need from one tree to another."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
+    for name in COPIED:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name, ignore=ignore)
+        elif (source / name).exists():
+            shutil.copy2(source / name, folder / name)
+
+
+def check(edit: Edit, source: Path = ROOT) -> Verdict:
+    """Apply one edit to a copy of the tree and run its row: failing tests are what is wanted."""
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="sabotage-") as name:
+        folder = Path(name)
+        copy_tree(source, folder)
+        apply(edit, folder)
+        code, summary = run_row(edit.row, folder)
+    # 1: tests ran and failed. Any other code but 0 says that they did not run.
+    if code not in (0, 1):
+        raise RuntimeError(f"{edit.row}: the tests did not run (exit code {code}): {summary}")
+    return Verdict(edit, code == 1, summary, time.perf_counter() - start)
