@@ -1,0 +1,286 @@
+"""The recorded graph of a tensor as a picture: `draw`."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import numpy as np
+
+from minigrad.autodiff import no_grad, pullback
+from minigrad.op import freed
+from minigrad.pictures.svg import Box, Edge, Picture
+from minigrad.tensor import Node, Tensor, make
+
+SMALL = 4  # elements of which a box shows the values
+COMMUTATIVE = frozenset({"add", "multiply", "maximum", "minimum"})
+CROWD = 9  # so many operands and more get no labels
+COUNTED = 1000  # hidden nodes are counted no further
+
+Value = tuple[Node, int]  # an output of a node
+
+
+def draw(
+    y: Tensor,
+    *tensors: Tensor,
+    values: bool = True,
+    gradients: bool = True,
+    limit: int = 400,
+    direction: str = "down",
+) -> Picture:
+    """The graph that computed `y`: a box for each leaf, constant and op, with arrows between.
+
+    values: show those of tensors of up to 4 elements. A graph keeps only what its rules need, and
+    `backward` frees that, so some are unknown; hand over `tensors` to see theirs, and their names.
+    gradients: `grad` is what a leaf's `.grad` holds (of a large one the norm); where nothing was
+    freed yet, no hook waits and y is one number, `∂` is the derivative of y by the box.
+    limit: only so many nodes are drawn, those nearest to y; "… n more" stands for the others.
+
+    In a notebook a picture shows itself; `.svg` is its text and `.save("graph.svg")` writes it.
+    Raises TypeError if `y` or one of `tensors` is no Tensor, ValueError for a limit below 1.
+    """
+    for tensor in (y, *tensors):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"draw takes tensors, not {type(tensor).__name__}")
+    if limit < 1:
+        raise ValueError(f"limit is {limit}; at least the node of y itself is drawn: write limit=1")
+    if y.node is None:
+        return Picture({0: Box(_lines(y.name or "constant", y, values), "constant")}, [])
+    nodes, complete = _nearest(y.node, limit)
+    facts = _Facts(nodes, [y, *tensors])
+    if gradients and complete:
+        facts.differentiate(y, nodes)
+    boxes: dict[Hashable, Box] = {}
+    edges: list[Edge] = []
+    for node in nodes:
+        boxes[node.id] = _box(node, y, facts, values=values, gradients=gradients)
+        hidden = []
+        for i, parent in enumerate(node.parents):
+            if parent is None:
+                key = facts.constant(node, i)
+                boxes.setdefault(key, facts.constant_box(node, i, values=values))
+            elif parent in facts.drawn:
+                key = parent.id
+            else:
+                hidden.append(parent)
+                continue
+            edges.append(Edge(key, node.id, _label(node, i)))
+        if hidden:
+            boxes["more", node.id] = Box((f"… {_count(hidden, facts.drawn)} more",), "more")
+            edges.append(Edge(("more", node.id), node.id))
+    what = "leaf" if y.node.op is None else y.node.op.name
+    title = f"graph of {y.name or what}" + ("" if complete else f", the {limit} nearest nodes")
+    return Picture(boxes, edges, title=title, direction=direction)
+
+
+def _nearest(root: Node, limit: int) -> tuple[list[Node], bool]:
+    """The `limit` nodes fewest steps away, oldest first; and whether that is all of them."""
+    found = [root]
+    seen = {root}
+    for node in found:  # grows while it is walked, level by level
+        for parent in node.parents:
+            if parent is not None and parent not in seen:
+                if len(found) == limit:
+                    return sorted(found, key=_age), False
+                seen.add(parent)
+                found.append(parent)
+    return sorted(found, key=_age), True
+
+
+def _age(node: Node) -> int:
+    return node.id
+
+
+def _count(nodes: list[Node], drawn: set[Node]) -> str:
+    """How many nodes stand behind these ones, themselves included, without those drawn."""
+    found = list(dict.fromkeys(nodes))
+    seen = set(found)
+    for node in found:
+        for parent in node.parents:
+            if parent is not None and parent not in seen and parent not in drawn:
+                if len(found) == COUNTED:
+                    return f"{COUNTED} or"
+                seen.add(parent)
+                found.append(parent)
+    return str(len(found))
+
+
+class _Facts:
+    """What the recorded graph and the tensors at hand tell about values and names."""
+
+    def __init__(self, nodes: list[Node], tensors: list[Tensor]) -> None:
+        self.drawn = set(nodes)
+        self.constants: dict[tuple[int, int], Any] = {}  # (node id, operand) -> array or number
+        self.shapes: dict[tuple[int, int], tuple[int, ...]] = {}
+        self.values: dict[Value, np.ndarray] = {}
+        self.names: dict[Hashable, str] = {}  # by the key of a constant's box
+        self.derivatives: dict[Value, np.ndarray] = {}
+        for node in nodes:
+            for (kind, place), saved in _saved(node):
+                if kind == "y":
+                    self.values[node, 0] = _host(node, saved)
+                elif kind == "operand":
+                    self._operand(node, place, saved)
+                elif kind == "shape" and node.parents[place] is None:
+                    self.shapes[node.id, place] = tuple(saved)
+        for node in nodes:
+            self._repeat(node)
+        for tensor in tensors:
+            if tensor.node is None:
+                self._name(tensor)
+            else:
+                self.values.setdefault((tensor.node, tensor.index), tensor.numpy())
+
+    def _operand(self, node: Node, place: int, saved: Any) -> None:
+        parent = node.parents[place]
+        if parent is not None:
+            self.values[parent, node.slots[place]] = _host(node, saved)
+        else:
+            self.constants[node.id, place] = saved
+
+    def _name(self, tensor: Tensor) -> None:
+        """A tensor outside the graph is recognised by its memory, which the graph has saved."""
+        home = tensor.backend
+        arrays = [a for a in self.constants.values() if isinstance(a, home.xp.ndarray)]
+        for saved in arrays if tensor.name else []:
+            if _place(home.to_numpy(saved)) == _place(tensor.numpy()):
+                self.names["constant", id(saved)] = tensor.name
+
+    def _repeat(self, node: Node) -> None:
+        """A value that was not kept, computed again from recorded ones if all are small."""
+        if node.op is None or node.op.outputs or (node, 0) in self.values or _size(node) > SMALL:
+            return
+        operands = []
+        for i, (parent, slot) in enumerate(zip(node.parents, node.slots)):
+            known = self.constants.get((node.id, i))
+            operands.append(known if parent is None else self.values.get((parent, slot)))
+        if all(a is not None and np.size(a) <= SMALL for a in operands):
+            arrays = [a if isinstance(a, (bool, int, float)) else _host(node, a) for a in operands]
+            self.values[node, 0] = np.asarray(node.op.forward(np, *arrays, **node.static))
+
+    def differentiate(self, y: Tensor, nodes: list[Node]) -> None:
+        """The derivative of y by every value drawn, if finding it changes nothing."""
+        if y.shape or any(node.hooks or freed(node) for node in nodes):
+            return
+        handles = []
+        for node in nodes:
+            shapes = node.shape if node.op is not None and node.op.outputs else [node.shape]
+            for i, shape in enumerate(shapes):
+                xp = node.backend.xp  # pullback asks a handle for its place, not for its values
+                blank = xp.broadcast_to(xp.zeros((), node.dtype), shape)
+                handles.append(make(blank, node.backend, node, i))
+        with no_grad():
+            found = pullback(y, handles, allow_unused=True)
+        for handle, g in zip(handles, found):
+            if g is not None and g.size <= SMALL:
+                self.derivatives[handle.node, handle.index] = g.numpy()
+
+    def constant(self, node: Node, place: int) -> Hashable:
+        """The key of a constant's box: one box for an array that several ops use."""
+        saved = self.constants.get((node.id, place))
+        shared = saved is not None and hasattr(saved, "shape")
+        return ("constant", id(saved)) if shared else ("constant", node.id, place)
+
+    def constant_box(self, node: Node, place: int, *, values: bool) -> Box:
+        saved = self.constants.get((node.id, place))
+        shape = self.shapes.get((node.id, place))
+        if isinstance(saved, (bool, int, float)):
+            return Box((f"{saved:.4g}",), "constant")
+        if saved is not None:
+            title = self.names.get(("constant", id(saved)), "constant")
+            return Box(_lines(title, _host(node, saved), values), "constant")
+        return Box(("constant",) if shape is None else ("constant", str(shape)), "constant")
+
+
+def _saved(node: Node) -> Iterator[tuple[tuple[str, Any], Any]]:
+    """What a node keeps for its rules, the operands of a variadic op one by one."""
+    if node.op is None or freed(node):
+        return
+    for (kind, place), saved in zip(node.plan.sources, node.saved):
+        if isinstance(place, range):
+            yield from (((kind, i), one) for i, one in zip(place, saved))
+        else:
+            yield (kind, place), saved
+
+
+def _place(array: np.ndarray) -> tuple[int, ...]:
+    """Where an array lies in memory, and how."""
+    return (array.ctypes.data, array.ndim, *array.shape, *array.strides)
+
+
+def _host(node: Node, array: Any) -> np.ndarray:
+    """An array of the node's backend, or a host array, as a host array."""
+    if isinstance(array, node.backend.xp.ndarray):
+        array = node.backend.to_numpy(array)
+    return np.asarray(array)
+
+
+def _size(node: Node) -> int:
+    return int(np.prod(node.shape, dtype=np.int64))
+
+
+def _box(node: Node, y: Tensor, facts: _Facts, *, values: bool, gradients: bool) -> Box:
+    name = getattr(node, "name", None)
+    if node.op is None:
+        title, kind = name or "leaf", "parameter"
+    else:
+        title, kind = f"{name} = {node.op.name}" if name else node.op.name, "op"
+    lines = [title]
+    settings = [f"{k}={v!r}" for k, v in node.static.items() if _plain(v)]
+    if settings:
+        lines.append(", ".join(settings))
+    several = node.op is not None and node.op.outputs
+    shapes = list(dict.fromkeys(node.shape)) if several else [node.shape]
+    shown = ", ".join(str(tuple(shape)) for shape in shapes)
+    if several and len(shapes) == 1:
+        shown = f"{len(node.shape)} × {shown}"
+    lines.append(shown if node.dtype == y.dtype else f"{shown} {node.dtype}")
+    stored = node.grad if gradients and node.op is None else None
+    for i in range(min(len(node.shape), SMALL)) if several else [0]:
+        known, derivative = facts.values.get((node, i)), facts.derivatives.get((node, i))
+        which = f"[{i}] " if several else ""
+        if values and known is not None and known.size <= SMALL:
+            lines.append(f"{which}= {_format(known)}")
+        if derivative is not None and stored is None:
+            lines.append(f"{which}∂ {_format(derivative)}")
+    if stored is not None and stored.size <= SMALL:
+        lines.append(f"grad {_format(stored.numpy())}")
+    elif stored is not None:
+        lines.append(f"grad, norm {np.linalg.norm(stored.numpy()):.4g}")
+    return Box(tuple(lines), "output" if node is y.node and node.op is not None else kind)
+
+
+def _plain(value: Any) -> bool:
+    """Whether a static argument says something in a few characters."""
+    return (
+        value is not False
+        and isinstance(value, (bool, int, float, str, tuple))
+        and len(repr(value)) <= 24
+    )
+
+
+def _lines(title: str, array: Any, values: bool) -> tuple[str, ...]:
+    lines = [title, f"{tuple(array.shape)} {array.dtype}"]
+    if values and array.size <= SMALL:
+        lines.append(f"= {_format(array.numpy() if isinstance(array, Tensor) else array)}")
+    return tuple(lines)
+
+
+def _format(array: np.ndarray) -> str:
+    """The values in four digits, in brackets as NumPy nests them."""
+    if array.ndim == 0:
+        return f"{array.item():.4g}" if array.dtype.kind == "f" else str(array.item())
+    return f"[{', '.join(_format(part) for part in array)}]"
+
+
+def _label(node: Node, place: int) -> str:
+    """Which operand, where that matters, and which output of the parent, where it has several."""
+    parent, op = node.parents[place], node.op
+    if len(node.parents) >= CROWD:
+        return ""
+    label = ""
+    if len(node.parents) > 1 and op.name not in COMMUTATIVE:
+        label = str(place) if op.variadic else op.operand(place)
+    if parent is not None and parent.op is not None and parent.op.outputs:
+        label += f"[{node.slots[place]}]"
+    return label
