@@ -188,7 +188,7 @@ class _Facts:
             return Box((f"{saved:.4g}",), "constant")
         if saved is not None:
             title = self.names.get(("constant", id(saved)), "constant")
-            return Box(_lines(title, _host(node, saved), values), "constant")
+            return Box(_lines(title, _host(node, saved), values, node.dtype), "constant")
         return Box(("constant",) if shape is None else ("constant", str(shape)), "constant")
 
 
@@ -205,7 +205,7 @@ def _saved(node: Node) -> Iterator[tuple[tuple[str, Any], Any]]:
 
 def _place(array: np.ndarray) -> tuple[int, ...]:
     """Where an array lies in memory, and how."""
-    return (array.ctypes.data, array.ndim, *array.shape, *array.strides)
+    return (array.__array_interface__["data"][0], array.ndim, *array.shape, *array.strides)
 
 
 def _host(node: Node, array: Any) -> np.ndarray:
@@ -259,8 +259,10 @@ def _plain(value: Any) -> bool:
     )
 
 
-def _lines(title: str, array: Any, values: bool) -> tuple[str, ...]:
-    lines = [title, f"{tuple(array.shape)} {array.dtype}"]
+def _lines(title: str, array: Any, values: bool, usual: Any = None) -> tuple[str, ...]:
+    """Title, shape, dtype if it is not the usual one, and the values of a small array."""
+    shape = str(tuple(array.shape))
+    lines = [title, shape if array.dtype == usual else f"{shape} {array.dtype}"]
     if values and array.size <= SMALL:
         lines.append(f"= {_format(array.numpy() if isinstance(array, Tensor) else array)}")
     return tuple(lines)
