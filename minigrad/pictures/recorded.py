@@ -118,7 +118,7 @@ class _Facts:
         for node in nodes:
             for (kind, place), saved in _saved(node):
                 if kind == "y":
-                    self.values[node, 0] = _host(node, saved)
+                    self._keep((node, 0), saved)
                 elif kind == "operand":
                     self._operand(node, place, saved)
                 elif kind == "shape" and node.parents[place] is None:
@@ -128,23 +128,25 @@ class _Facts:
         for tensor in tensors:
             if tensor.node is None:
                 self._name(tensor)
-            else:
+            elif tensor.size <= SMALL:
                 self.values.setdefault((tensor.node, tensor.index), tensor.numpy())
+
+    def _keep(self, value: Value, array: Any) -> None:
+        if array.size <= SMALL:  # a large one would be a copy for nothing, if it is on a device
+            self.values[value] = _host(value[0], array)
 
     def _operand(self, node: Node, place: int, saved: Any) -> None:
         parent = node.parents[place]
         if parent is not None:
-            self.values[parent, node.slots[place]] = _host(node, saved)
+            self._keep((parent, node.slots[place]), saved)
         else:
             self.constants[node.id, place] = saved
 
     def _name(self, tensor: Tensor) -> None:
         """A tensor outside the graph is recognised by its memory, which the graph has saved."""
-        home = tensor.backend
-        arrays = [a for a in self.constants.values() if isinstance(a, home.xp.ndarray)]
-        for saved in arrays if tensor.name else []:
-            if _place(home.to_numpy(saved)) == _place(tensor.numpy()):
-                self.names["constant", id(saved)] = tensor.name
+        for saved in self.constants.values() if tensor.name else []:
+            if isinstance(saved, np.ndarray) and _place(saved) == _place(tensor.numpy()):
+                self.names["constant", id(saved)] = str(tensor.name)
 
     def _repeat(self, node: Node) -> None:
         """A value that was not kept, computed again from recorded ones if all are small."""
@@ -152,16 +154,20 @@ class _Facts:
             return
         operands = []
         for i, (parent, slot) in enumerate(zip(node.parents, node.slots)):
-            known = self.constants.get((node.id, i))
-            operands.append(known if parent is None else self.values.get((parent, slot)))
+            if parent is None:
+                operands.append(self.constants.get((node.id, i)))
+            else:
+                operands.append(self.values.get((parent, slot)))
         if all(a is not None and np.size(a) <= SMALL for a in operands):
             arrays = [a if isinstance(a, (bool, int, float)) else _host(node, a) for a in operands]
-            self.values[node, 0] = np.asarray(node.op.forward(np, *arrays, **node.static))
+            with np.errstate(all="ignore"):
+                self.values[node, 0] = np.asarray(node.op.forward(np, *arrays, **node.static))
 
     def differentiate(self, y: Tensor, nodes: list[Node]) -> None:
         """The derivative of y by every value drawn, if finding it changes nothing."""
         if y.shape or any(node.hooks or freed(node) for node in nodes):
             return
+        places: list[Value] = []
         handles = []
         for node in nodes:
             shapes = node.shape if node.op is not None and node.op.outputs else [node.shape]
@@ -169,11 +175,12 @@ class _Facts:
                 xp = node.backend.xp  # pullback asks a handle for its place, not for its values
                 blank = xp.broadcast_to(xp.zeros((), node.dtype), shape)
                 handles.append(make(blank, node.backend, node, i))
+                places.append((node, i))
         with no_grad():
             found = pullback(y, handles, allow_unused=True)
-        for handle, g in zip(handles, found):
+        for place, g in zip(places, found):
             if g is not None and g.size <= SMALL:
-                self.derivatives[handle.node, handle.index] = g.numpy()
+                self.derivatives[place] = g.numpy()
 
     def constant(self, node: Node, place: int) -> Hashable:
         """The key of a constant's box: one box for an array that several ops use."""
@@ -188,7 +195,7 @@ class _Facts:
             return Box((f"{saved:.4g}",), "constant")
         if saved is not None:
             title = self.names.get(("constant", id(saved)), "constant")
-            return Box(_lines(title, _host(node, saved), values, node.dtype), "constant")
+            return Box(_lines(title, saved, values, node), "constant")
         return Box(("constant",) if shape is None else ("constant", str(shape)), "constant")
 
 
@@ -259,12 +266,13 @@ def _plain(value: Any) -> bool:
     )
 
 
-def _lines(title: str, array: Any, values: bool, usual: Any = None) -> tuple[str, ...]:
-    """Title, shape, dtype if it is not the usual one, and the values of a small array."""
+def _lines(title: str, array: Any, values: bool, user: Node | None = None) -> tuple[str, ...]:
+    """Title, shape, dtype unless it is that of the node that uses it, and few values."""
     shape = str(tuple(array.shape))
-    lines = [title, shape if array.dtype == usual else f"{shape} {array.dtype}"]
+    lines = [title, shape if user and array.dtype == user.dtype else f"{shape} {array.dtype}"]
     if values and array.size <= SMALL:
-        lines.append(f"= {_format(array.numpy() if isinstance(array, Tensor) else array)}")
+        host = array.numpy() if user is None else _host(user, array)
+        lines.append(f"= {_format(host)}")
     return tuple(lines)
 
 
