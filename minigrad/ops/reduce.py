@@ -1,0 +1,282 @@
+"""Reductions, cumulative sums and sorting."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from minigrad.errors import ShapeError
+from minigrad.op import Spec, op
+from minigrad.ops import specs
+from minigrad.ops.elementwise import astype, exp, multiply, sqrt, where
+from minigrad.ops.index import take_along_axis
+from minigrad.ops.shape import (
+    broadcast_to,
+    concatenate,
+    flip,
+    moveaxis,
+    reshape,
+    split_at,
+    squeeze,
+    tensor,
+)
+from minigrad.tensor import Tensor, normalize_axis
+
+Axis = int | tuple[int, ...] | None
+
+
+def axes(x: Any, axis: Axis, name: str) -> tuple[int, ...]:
+    """axis as a sorted tuple of distinct axes in [0, ndim)."""
+    if axis is None:
+        return tuple(range(x.ndim))
+    chosen = (axis,) if isinstance(axis, int) else tuple(axis)
+    found = sorted(normalize_axis(int(a), x.ndim, name) for a in chosen)
+    if len(set(found)) != len(found):
+        raise ShapeError(f"{name}: axis {axis} names an axis twice")
+    return tuple(found)
+
+
+def _expand(y: Any, x_shape: Any, axis: Any, keepdims: bool) -> Any:
+    """A reduced value stretched back over the axes it was reduced along."""
+    if not keepdims:
+        y = reshape(y, specs.reduced(x_shape, axis, True))
+    return broadcast_to(y, x_shape)
+
+
+def _sum_spec(x: Spec, *, axis: tuple[int, ...], keepdims: bool) -> Spec:
+    return Spec(specs.reduced(x.shape, axis, keepdims), specs.integral(x.dtype))
+
+
+_sum = op(
+    "sum",
+    lambda xp, x, *, axis, keepdims: xp.sum(x, axis=axis, keepdims=keepdims),
+    shape=_sum_spec,
+    x=lambda g, x_shape, axis, keepdims: _expand(g, x_shape, axis, keepdims),
+)
+
+
+def _extremum_spec(x: Spec, *, axis: tuple[int, ...], keepdims: bool) -> Spec:
+    for a in axis:
+        if x.shape[a] == 0 and 0 not in specs.reduced(x.shape, axis, False):
+            raise ShapeError(f"an empty axis {a} has no extremum; shape {x.shape}")
+    return specs.reduction(x, axis=axis, keepdims=keepdims)
+
+
+def _extremum_rule(g: Any, x: Any, y: Any, x_shape: Any, axis: Any, keepdims: bool) -> Any:
+    """The cotangent shared equally among the elements that attain the extremum."""
+    hit = x == _expand(y, x_shape, axis, keepdims)
+    count = astype(_sum(hit, axis=axis, keepdims=True), x.dtype)
+    if not keepdims:
+        g = reshape(g, specs.reduced(x_shape, axis, True))
+    return where(hit, broadcast_to(g / count, x_shape), 0)
+
+
+_max = op(
+    "max",
+    lambda xp, x, *, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims),
+    shape=_extremum_spec,
+    x=_extremum_rule,
+)
+_min = op(
+    "min",
+    lambda xp, x, *, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims),
+    shape=_extremum_spec,
+    x=_extremum_rule,
+)
+
+
+def _logsumexp_forward(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    """log(sum(exp(x))), shifted by the finite maximum."""
+    if x.size == 0:
+        return xp.log(xp.sum(x, axis=axis, keepdims=keepdims))
+    shift = xp.max(x, axis=axis, keepdims=True)
+    shift = xp.where(xp.isfinite(shift), shift, 0).astype(x.dtype)
+    y = xp.log(xp.sum(xp.exp(x - shift), axis=axis, keepdims=True)) + shift
+    return y if keepdims else y.reshape(specs.reduced(x.shape, axis, False))
+
+
+def _logsumexp_rule(g: Any, x: Any, y: Any, x_shape: Any, axis: Any, keepdims: bool) -> Any:
+    finite = where(y == -float("inf"), 0, y)
+    share = exp(x - _expand(finite, x_shape, axis, keepdims))
+    return _expand(g, x_shape, axis, keepdims) * share
+
+
+_logsumexp = op(
+    "logsumexp",
+    _logsumexp_forward,
+    shape=lambda x, *, axis, keepdims: Spec(
+        specs.reduced(x.shape, axis, keepdims), specs.as_float(x.dtype)
+    ),
+    dtypes="float",
+    x=_logsumexp_rule,
+)
+
+
+def _truth_spec(x: Spec, *, axis: tuple[int, ...], keepdims: bool) -> Spec:
+    return Spec(specs.reduced(x.shape, axis, keepdims), specs.BOOL)
+
+
+_any = op(
+    "any",
+    lambda xp, x, *, axis, keepdims: xp.any(x, axis=axis, keepdims=keepdims),
+    shape=_truth_spec,
+)
+_all = op(
+    "all",
+    lambda xp, x, *, axis, keepdims: xp.all(x, axis=axis, keepdims=keepdims),
+    shape=_truth_spec,
+)
+
+
+def _position_spec(x: Spec, *, axis: int) -> Spec:
+    if x.shape[axis] == 0:
+        raise ShapeError(f"an empty axis {axis} has no extremum; shape {x.shape}")
+    return Spec(specs.reduced(x.shape, (axis,), False), specs.INT64)
+
+
+_argmax = op("argmax", lambda xp, x, *, axis: xp.argmax(x, axis=axis), shape=_position_spec)
+_argmin = op("argmin", lambda xp, x, *, axis: xp.argmin(x, axis=axis), shape=_position_spec)
+_argsort = op(
+    "argsort",
+    lambda xp, x, *, axis: xp.argsort(x, axis=axis, kind="stable"),
+    shape=lambda x, *, axis: Spec(x.shape, specs.INT64),
+)
+_cumsum = op(
+    "cumsum",
+    lambda xp, x, *, axis: xp.cumsum(x, axis=axis),
+    shape=lambda x, *, axis: Spec(x.shape, specs.integral(x.dtype)),
+    x=lambda g, axis: flip(_cumsum(flip(g, axis), axis=axis), axis),
+)
+
+
+def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The sum over axis (all axes by default)."""
+    x = tensor(x)
+    return _sum(x, axis=axes(x, axis, "sum"), keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The mean over axis; of integers in the default dtype."""
+    x = tensor(x)
+    chosen = axes(x, axis, "mean")
+    count = 1
+    for a in chosen:
+        count *= x.shape[a]
+    return _sum(x, axis=chosen, keepdims=keepdims) / (count or float("nan"))  # type: ignore[no-any-return]
+
+
+def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The maximum over axis; its gradient is shared equally among the elements that attain it."""
+    x = tensor(x)
+    return _max(x, axis=axes(x, axis, "max"), keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The minimum over axis; its gradient is shared equally among the elements that attain it."""
+    x = tensor(x)
+    return _min(x, axis=axes(x, axis, "min"), keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over axis, without overflow."""
+    x = tensor(x)
+    return _logsumexp(x, axis=axes(x, axis, "logsumexp"), keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def any(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether any element over axis is true."""
+    x = tensor(x)
+    return _any(x, axis=axes(x, axis, "any"), keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def all(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements over axis are true."""
+    x = tensor(x)
+    return _all(x, axis=axes(x, axis, "all"), keepdims=keepdims)  # type: ignore[no-any-return]
+
+
+def var(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+    """The mean squared deviation from the mean over axis; the divisor is count - ddof."""
+    x = tensor(x)
+    deviation = x - mean(x, axis, keepdims=True)
+    squares = multiply(deviation, deviation)
+    if ddof == 0:
+        return mean(squares, axis, keepdims)
+    count = 1
+    for a in axes(x, axis, "var"):
+        count *= x.shape[a]
+    return sum(squares, axis, keepdims) / (count - ddof)
+
+
+def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+    """The square root of `var`."""
+    return sqrt(var(x, axis, keepdims, ddof))  # type: ignore[no-any-return]
+
+
+def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The product over axis, by halving, so that every order of gradient stays right at zeros."""
+    x = tensor(x)
+    chosen = axes(x, axis, "prod")
+    shape = specs.reduced(x.shape, chosen, keepdims)
+    kept = [a for a in range(x.ndim) if a not in chosen]
+    count = 1
+    for a in chosen:
+        count *= x.shape[a]
+    y = moveaxis(x, kept, range(len(kept)))
+    y = reshape(y, (*(x.shape[a] for a in kept), count))
+    while count > 1:
+        half = count // 2
+        low, high, rest = split_at(y, [half, 2 * half], axis=-1)
+        y = multiply(low, high)
+        if rest.shape[-1]:
+            y = concatenate([y, rest], axis=-1)
+        count = y.shape[-1]
+    if count == 0:
+        return sum(y, axis=-1).reshape(shape) + 1
+    return reshape(squeeze(y, -1), shape)
+
+
+def _one_axis(x: Any, axis: int | None, name: str) -> tuple[Any, int]:
+    x = tensor(x)
+    if axis is None:
+        return reshape(x, (-1,)), 0
+    return x, normalize_axis(axis, x.ndim, name)
+
+
+def argmax(x: Any, axis: int | None = None) -> Tensor:
+    """The position of the first maximum along axis (of the flattened tensor by default)."""
+    x, chosen = _one_axis(x, axis, "argmax")
+    return _argmax(x, axis=chosen)  # type: ignore[no-any-return]
+
+
+def argmin(x: Any, axis: int | None = None) -> Tensor:
+    """The position of the first minimum along axis (of the flattened tensor by default)."""
+    x, chosen = _one_axis(x, axis, "argmin")
+    return _argmin(x, axis=chosen)  # type: ignore[no-any-return]
+
+
+def cumsum(x: Any, axis: int | None = None) -> Tensor:
+    """The running sum along axis (of the flattened tensor by default)."""
+    x, chosen = _one_axis(x, axis, "cumsum")
+    return _cumsum(x, axis=chosen)  # type: ignore[no-any-return]
+
+
+def argsort(x: Any, axis: int | None = -1) -> Tensor:
+    """The positions that sort x along axis; equal elements keep their order."""
+    x, chosen = _one_axis(x, axis, "argsort")
+    return _argsort(x, axis=chosen)  # type: ignore[no-any-return]
+
+
+def sort(x: Any, axis: int | None = -1) -> Tensor:
+    """x sorted along axis, smallest first."""
+    x, chosen = _one_axis(x, axis, "sort")
+    return take_along_axis(x, _argsort(x, axis=chosen), chosen)
+
+
+def top_k(x: Any, k: int, axis: int = -1) -> Tensor:
+    """The k largest values along axis, largest first."""
+    x, chosen = _one_axis(x, axis, "top_k")
+    if not 0 <= k <= x.shape[chosen]:
+        raise ShapeError(f"top_k: k={k} of an axis of {x.shape[chosen]} elements")
+    order = flip(_argsort(x, axis=chosen), chosen)
+    first, _ = split_at(order, [k], axis=chosen)
+    return take_along_axis(x, first, chosen)
