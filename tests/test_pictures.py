@@ -179,6 +179,20 @@ def test_a_long_edge_is_straight_between_its_ends():
         assert len(slanted) == 2 and straight > 0.7 * (route[-1][1] - route[0][1])
 
 
+def test_the_line_of_a_shared_weight_is_straight_past_all_its_arms():
+    """Two uses in every step, so that the arms outnumber the line itself."""
+    edges = []
+    for t in range(6):
+        for use in (f"a{t}", f"b{t}"):
+            edges += [(f"s{t}", use), ("W", use), (use, f"s{t + 1}")]
+    sizes, edges = of(edges)
+    routes = [
+        route for (source, _), route in zip(edges, layout(sizes, edges).routes) if source == "W"
+    ]
+    longest = max(routes, key=lambda route: route[-1][1])
+    assert sum(a[0] != b[0] for a, b in itertools.pairwise(longest)) <= 2
+
+
 def test_bad_graphs_are_refused_with_their_reason():
     with pytest.raises(ValueError, match="cycle at or above 'a'"):
         layout(*of([("a", "b"), ("b", "c"), ("c", "a")]))
