@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad import ops, tree
+from minigrad import functional, nn, ops, tree
 from minigrad.autodiff import (
     checkpoint,
     enable_grad,
@@ -19,6 +19,7 @@ from minigrad.autodiff import (
     vjp,
 )
 from minigrad.backend import resolve, set_backend, use_backend
+from minigrad.check import gradcheck
 from minigrad.errors import (
     AxisError,
     BackendMismatchError,
@@ -35,7 +36,6 @@ from minigrad.errors import (
     StateDictError,
     UnknownBackendError,
 )
-from minigrad.op import op
 from minigrad.ops import random
 from minigrad.ops.create import (
     arange,

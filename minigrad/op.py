@@ -552,6 +552,18 @@ def to(tensor: Tensor, spec: str | _backend.Backend) -> Tensor:
     return Tensor(numpy(tensor), requires_grad=tensor.requires_grad, backend=backend)
 
 
+def rehome(tensor: Tensor, backend: _backend.Backend) -> None:
+    """Move a leaf itself, with its gradient, to another backend; recorded graphs keep the old array."""
+    if backend is tensor.backend:
+        return
+    moved = to(tensor, backend)
+    if moved.node is not None and tensor.grad is not None:
+        moved.node.grad = to(tensor.grad, backend)
+    tensor.data, tensor.node, tensor.backend = moved.data, moved.node, backend
+    tensor._parts = None
+    tensor.name = tensor.name  # the new node shows it too
+
+
 def bare_backend() -> _backend.Backend:
     """The backend of bare arrays within a traversal, else the current one."""
     run = mode.get().run

@@ -24,12 +24,12 @@ PRODUCT = ("minigrad", "minigrad_rnn", *(f"backends/{name}" for name in BACKENDS
 
 # Each set may import the sets before it, never its own neighbours and never a later one.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("tree", "errors"),  # import nothing of ours
+    ("tree", "errors", "arguments"),  # import nothing of ours
     ("backend",),
     ("tensor",),
     ("op",),
     ("ops",),
-    ("autodiff", "functional"),
+    ("autodiff", "functional", "state"),
     ("nn", "optim", "check", "io"),
     ("graph",),
     ("pictures",),
