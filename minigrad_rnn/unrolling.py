@@ -1,0 +1,175 @@
+"""unroll: a cell along time, with ragged lengths, masks, resets and either direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad import tree
+
+Cell = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def unroll(
+    cell: Cell,
+    xs: Any,
+    state: Any = None,
+    *,
+    steps: int | None = None,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """Run a cell over a sequence: y(t), s(t) = cell(x(t), s(t-1)); returns (ys, last state).
+
+    xs: a nest of (T, B, ...), or None with `steps`; ys: the nest of y, each (T, B, ...).
+    state: a nest like the cell's; None means `cell.initial_state(B)`.
+    mask (T, B) bool, True at real steps; lengths (B,) means mask[t, b] = t < lengths[b]. At a masked
+    step the state passes unchanged, y is 0 and the cell sees x = 0, so nothing in the padding
+    reaches a value or a gradient; the state returned is after each row's last real step.
+    resets (T, B) bool: before step t these rows take initial_state's. reverse: each row from its
+    last real step to its first, ys in the original order.
+    Raises ShapeError and ValueError for sequences, masks, lengths and states that do not fit.
+    """
+    leaves = [x for x in tree.flatten(xs)[0] if x is not None]
+    T, B = _extent(leaves, steps, state)
+    if state is None:
+        state = _initial_state(cell, B)
+    elif leaves and hasattr(cell, "initial_state"):
+        _check_state(cell, state, B)
+    valid = _mask(T, B, lengths, mask)
+    fresh = _flags(resets, T, B, "resets")
+    if fresh is not None and valid is not None:
+        fresh = fresh & valid
+    start = _initial_state(cell, B) if fresh is not None else None
+    home = _backend(leaves, state)
+    keep = None if valid is None else mg.Tensor(valid, backend=home)
+    anew = None if fresh is None else mg.Tensor(fresh, backend=home)
+    inputs = _inputs(xs, T)
+    ys: list[Any] = [None] * T
+    for t in reversed(range(T)) if reverse else range(T):
+        x = inputs[t]
+        if anew is not None:
+            state = _choose(anew[t], start, state)
+        if keep is None:
+            ys[t], state = cell(x, state)
+        else:
+            y, new = cell(_choose(keep[t], x, 0), state)
+            ys[t], state = _choose(keep[t], y, 0), _choose(keep[t], new, state)
+    if T == 0:
+        return _no_outputs(cell, leaves, xs, state), state
+    return tree.map(lambda *parts: mg.stack(parts), *ys), state
+
+
+def _extent(leaves: Sequence[Any], steps: int | None, state: Any) -> tuple[int, int]:
+    """T and B, the same for all inputs; without inputs T is `steps` and B comes from the state."""
+    if not leaves:
+        if steps is None or isinstance(steps, bool) or steps < 0:
+            raise ValueError(
+                f"unroll: without inputs, steps= says how many there are; got {steps!r}"
+            )
+        known = [s for s in tree.flatten(state)[0] if getattr(s, "ndim", 0)]
+        return steps, known[0].shape[0] if known else 1
+    for x in leaves:
+        if len(x.shape) < 2:
+            raise mg.ShapeError(f"unroll: inputs are (T, B, ...), not {tuple(x.shape)}")
+    T, B = leaves[0].shape[:2]
+    for x in leaves:
+        if tuple(x.shape[:2]) != (T, B):
+            raise mg.ShapeError(
+                f"unroll: inputs of shapes {tuple(leaves[0].shape)} and {tuple(x.shape)} differ in T or B"
+            )
+    if steps is not None and steps != T:
+        raise ValueError(f"unroll: steps={steps}, but the inputs have {T}; leave steps out")
+    return int(T), int(B)
+
+
+def _initial_state(cell: Any, batch: int) -> Any:
+    if not hasattr(cell, "initial_state"):
+        name = getattr(cell, "__name__", type(cell).__name__)
+        raise ValueError(f"unroll: {name} has no initial_state(batch); pass state=")
+    return cell.initial_state(batch)
+
+
+def _check_state(cell: Any, state: Any, B: int) -> None:
+    expected = [tuple(s.shape) for s in tree.flatten(_initial_state(cell, B))[0]]
+    given = [tuple(s.shape) for s in tree.flatten(state)[0]]
+    if expected != given:
+        raise mg.ShapeError(
+            f"unroll: {type(cell).__name__} expects a state of shapes {expected}, got {given}"
+        )
+
+
+def _mask(T: int, B: int, lengths: Any, mask: Any) -> np.ndarray | None:
+    if lengths is not None and mask is not None:
+        raise ValueError("unroll: give lengths or mask, not both")
+    if lengths is None:
+        return _flags(mask, T, B, "mask")
+    sizes = _host(lengths)
+    if sizes.shape != (B,) or sizes.dtype.kind not in "iu":
+        raise mg.ShapeError(
+            f"unroll: lengths are {B} integers, one a row, not {sizes.dtype} of shape {sizes.shape}"
+        )
+    for row, n in enumerate(sizes):
+        if not 0 <= n <= T:
+            raise ValueError(
+                f"unroll: row {row} has length {n}, which is not between 0 and T = {T}"
+            )
+    return np.arange(T)[:, None] < sizes[None, :]
+
+
+def _flags(flags: Any, T: int, B: int, name: str) -> np.ndarray | None:
+    if flags is None:
+        return None
+    values = _host(flags)
+    if values.shape != (T, B) or values.dtype.kind != "b":
+        raise mg.ShapeError(
+            f"unroll: {name} is bool of shape (T, B) = {(T, B)}, not {values.dtype} of {values.shape}"
+        )
+    return values
+
+
+def _host(values: Any) -> np.ndarray:
+    return values.numpy() if isinstance(values, mg.Tensor) else np.asarray(values)
+
+
+def _backend(leaves: Sequence[Any], state: Any) -> Any:
+    tensors = [x for x in [*tree.flatten(state)[0], *leaves] if isinstance(x, mg.Tensor)]
+    return tensors[0].backend if tensors else None
+
+
+def _inputs(xs: Any, T: int) -> Sequence[Any]:
+    """x(0) ... x(T-1): each leaf unstacked once."""
+    flat, rebuild = tree.flatten(xs)
+    columns = [[None] * T if x is None else mg.unstack(x) for x in flat]
+    return [rebuild(parts) for parts in zip(*columns, strict=True)] if T else []
+
+
+def _choose(rows: mg.Tensor, ours: Any, theirs: Any) -> Any:
+    """In each leaf, the rows of ours where the flag (B,) is set, else theirs (a nest or a number)."""
+
+    def choose(a: Any, b: Any) -> Any:
+        if a is None:
+            return None
+        return mg.where(rows.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
+
+    if isinstance(theirs, (int, float)):
+        return tree.map(lambda a: choose(a, theirs), ours)
+    return tree.map(choose, ours, theirs)
+
+
+def _no_outputs(cell: Cell, leaves: Sequence[Any], xs: Any, state: Any) -> Any:
+    """ys for T = 0, whose shapes only the cell knows."""
+    with mg.no_grad():
+        home = _backend(leaves, state)
+        blank = tree.map(
+            lambda x: None if x is None else mg.zeros(x.shape[1:], dtype=x.dtype, backend=home), xs
+        )
+        y, _ = cell(blank, state)
+    return tree.map(
+        lambda part: mg.zeros((0, *part.shape), dtype=part.dtype, backend=part.backend), y
+    )
