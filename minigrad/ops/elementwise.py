@@ -54,7 +54,7 @@ power = op(
     lambda xp, a, b: a**b,  # the operator, unlike xp.power, squares by one multiplication
     shape=specs.promoted,
     a=lambda g, a, b: g * _power_slope(a, b),
-    b=lambda g, a, y: g * y * log(where(a > 0, a, 1)),
+    b=lambda g, a, y: g * y * _power_growth(a),
 )
 
 
@@ -63,6 +63,13 @@ def _power_slope(a: Any, b: Any) -> Any:
     if isinstance(b, (int, float)):
         return b * a ** (b - 1) if b else 0 * a
     return b * a ** where(b == 0, 1, b - 1)
+
+
+def _power_growth(a: Any) -> Any:
+    """log a, and 0 where there is none; of a Python number a number, which belongs to no backend."""
+    if isinstance(a, (int, float)):
+        return math.log(a) if a > 0 else 0.0
+    return log(where(a > 0, a, 1))
 
 
 absolute = op(
