@@ -28,7 +28,7 @@ def flag(name: str, value: Any) -> bool:
 def number(
     name: str, value: Any, low: float, high: float = math.inf, open: str = "neither"
 ) -> float:
-    """value as a float from low to high; open: which ends are left out (low, high, both, neither)."""
+    """value as a float from low to high; open: the ends left out (low, high, both, neither)."""
     left, right = open in ("low", "both"), open in ("high", "both")
     good = not isinstance(value, (bool, str))
     try:

@@ -149,7 +149,7 @@ def uniform(
     shape: Shape, limit: float = 1.0, key: random.Key | None = None, dtype: Any = None
 ) -> Tensor:
     """U(-limit, limit)."""
-    return multiply(random.uniform(key, shape, dtype), 2 * limit) - limit
+    return multiply(random.uniform(key, shape, dtype), 2 * limit) - limit  # type: ignore[no-any-return]
 
 
 def normal(
@@ -168,7 +168,7 @@ def glorot_uniform(shape: Shape, key: random.Key | None = None, dtype: Any = Non
 def orthogonal(
     shape: Shape, gain: float = 1.0, key: random.Key | None = None, dtype: Any = None
 ) -> Tensor:
-    """gain times a matrix with orthonormal rows or columns, whichever are fewer (Saxe et al. 2014)."""
+    """gain times a matrix of orthonormal rows, or columns if these are fewer (Saxe et al. 2014)."""
     rows, columns = _matrix("orthogonal", shape)
     wide, narrow = max(rows, columns), min(rows, columns)
     drawn = random.normal(key, (wide, narrow), "float64")
@@ -234,7 +234,7 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """In training 0 with probability p and x / (1 - p) else (Srivastava et al. 2014); after eval() x."""
+    """In training 0 with probability p, else x / (1 - p) (Srivastava et al. 2014); in eval() x."""
 
     def __init__(self, p: float = 0.5) -> None:
         self.p = arguments.number("p", p, 0, 1)
