@@ -358,7 +358,7 @@ def _pull(
     roots = [y.node for y in ys if y.node is not None]
     targets = {x.node for x in inputs if x.node is not None}
     order = reached(roots, targets, stop)  # type: ignore[arg-type]
-    sweep = Sweep(ys[0].backend, record, free, set(order) | targets)  # type: ignore[arg-type]
+    sweep = Sweep((*ys, *inputs)[0].backend, record, free, set(order) | targets)  # type: ignore[arg-type]
     kept: dict[Node, Any] = {}
     if per_use:
         sweep.uses = {node: [] for node in targets}  # type: ignore[misc]
@@ -630,7 +630,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         inputs = [
             make(bare(x), x.backend, x.node, x.index) if isinstance(x, Tensor) else x for x in flat
         ]
-        draws = random.generator().detach()
+        draws = random.generator.detach()
         born = next_id()
         ys, rebuild_y = tree.flatten(f(*rebuild(inputs)))
         numbers = [
@@ -699,8 +699,8 @@ def _recompute(
     here = mode.get()
     record = here.recording
     backend = edges[0][0].backend
-    now = random.generator().detach()
-    random.generator().assign(draws)
+    now = random.generator.detach()
+    random.generator.assign(draws)
     try:
         with in_mode(Mode() if isinstance(here.run, BareRun) else replace(here, recording=True)):
             ys, _ = tree.flatten(again())
@@ -709,7 +709,7 @@ def _recompute(
             with at_choke_points(recording=record):
                 found = _pull([ys[n] for n in numbers], gs, handles, record, stop=True)
     finally:
-        random.generator().assign(now)
+        random.generator.assign(now)
     return found if record else [bare(part) for part in found]
 
 

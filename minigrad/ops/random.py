@@ -164,11 +164,17 @@ _next = op(
 
 def seed(n: int) -> None:
     """Start the ambient generator anew: the same seed gives the same numbers on every backend."""
-    generator().assign(np.array([_checked_seed(n), 0], dtype=np.uint64).view(np.int64))
+    _ambient().assign(np.array([_checked_seed(n), 0], dtype=np.uint64).view(np.int64))
 
 
-def generator() -> Tensor:
-    """The ambient generator on the current backend: an int64 tensor (seed, counter)."""
+def __getattr__(name: str) -> Tensor:
+    """`generator`, the ambient generator on the current backend: an int64 tensor (seed, counter)."""
+    if name == "generator":
+        return _ambient()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _ambient() -> Tensor:
     global _generator
     if _generator is None:
         _generator = Tensor(np.zeros(2, dtype=np.int64))
@@ -179,7 +185,7 @@ def generator() -> Tensor:
 
 def next_key() -> Key:
     """A fresh key of the ambient generator, which moves on by one."""
-    state = generator()
+    state = _ambient()
     words = _next(state)
     state.assign(add(state, Tensor([0, 1], backend=state.backend)))
     return Key(words)

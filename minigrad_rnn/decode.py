@@ -1,0 +1,61 @@
+"""Drawing the next symbol from logits: greedy, temperature, top-k, top-p."""
+
+from __future__ import annotations
+
+import minigrad as mg
+
+NEVER = float("-inf")
+
+
+def check_choices(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError for a temperature, k or p outside its range."""
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(
+            f"temperature is a number >= 0 (0 takes the likeliest), not {temperature!r}"
+        )
+    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
+        raise ValueError(f"top-k is a whole number >= 1, not {top_k!r}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top-p is a probability in (0, 1], not {top_p!r}")
+
+
+def narrowed(
+    logits: mg.Tensor,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> mg.Tensor:
+    """Logits (..., V) over the temperature, those not to be drawn at -inf.
+
+    top_k keeps the k largest; top_p the fewest whose probabilities sum to at least p (Holtzman et
+    al. 2020); ties with the last one kept stay in. Raises ValueError for values out of range.
+    """
+    check_choices(temperature, top_k, top_p)
+    if temperature == 0:
+        top_k, temperature = 1, 1.0
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = mg.min(mg.top_k(logits, top_k), axis=-1, keepdims=True)
+        logits = mg.where(logits < least, NEVER, logits)
+    if top_p is not None:
+        ordered = mg.flip(mg.sort(logits), -1)
+        share = mg.functional.softmax(ordered)
+        before = mg.cumsum(share, axis=-1) - share  # the mass of all that are likelier
+        least = mg.min(mg.where(before < top_p, ordered, float("inf")), axis=-1, keepdims=True)
+        logits = mg.where(logits < least, NEVER, logits)
+    return logits
+
+
+def draw(
+    logits: mg.Tensor,
+    key: mg.random.Key,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> mg.Tensor:
+    """One index (B,) a row of logits (B, V); temperature 0 takes the likeliest, the first of equals."""
+    if temperature == 0:
+        check_choices(temperature, top_k, top_p)
+        return mg.argmax(logits, axis=-1)
+    chosen = narrowed(logits, temperature, top_k, top_p)
+    return mg.random.categorical(key, logits.shape[:-1], chosen)

@@ -1,0 +1,136 @@
+"""A language model of characters: the network, its score of a text, and text drawn from it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.nn import Embedding, Linear, Module
+from minigrad_rnn.cells import GRUCell, LSTMCell, RNNCell
+from minigrad_rnn.compose import Stack
+from minigrad_rnn.decode import check_choices, draw
+from minigrad_rnn.text import Vocabulary
+from minigrad_rnn.unrolling import unroll
+
+CELLS: dict[str, Callable[[int, int], Any]] = {"lstm": LSTMCell, "gru": GRUCell, "rnn": RNNCell}
+
+
+class CharacterModel(Module):
+    """Characters in, logits of the next character out (eq 10.31): embedding, cells, linear layer.
+
+    ids (T, B) and a state give logits (T, B, V) and the state after them. The embedding (V, H) is
+    the first weight matrix applied to one-hot vectors, written as a gather.
+    """
+
+    def __init__(
+        self, V: int, H: int, layers: int = 2, cell: str = "lstm", dropout: float = 0.0
+    ) -> None:
+        if cell not in CELLS:
+            raise ValueError(f"cell is one of {', '.join(CELLS)}, not {cell!r}")
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+            raise ValueError(f"layers is a whole number >= 1, not {layers!r}")
+        self.embedding = Embedding(V, H)
+        self.cells = Stack([CELLS[cell](H, H) for _ in range(layers)], dropout)
+        self.readout = Linear(H, V)
+
+    def initial_state(self, batch: int) -> Any:
+        """The zero state of B streams."""
+        return self.cells.initial_state(batch)
+
+    def __call__(self, ids: Any, state: Any) -> tuple[mg.Tensor, Any]:
+        hs, state = unroll(self.cells, self.embedding(ids), state)
+        return self.readout(hs), state  # one product over all steps
+
+
+@contextlib.contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """The model in evaluation mode within the block, then as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def log_loss(
+    model: CharacterModel,
+    ids: np.ndarray,
+    state: Any,
+    chunk: int = 200,
+    progress: Callable[[int], object] | None = None,
+) -> tuple[float, Any]:
+    """-log P(ids[1:] | ids[0], state) in nats, summed over streams (T, B), and the state after it.
+
+    progress, if given, is called with the number of characters scored.
+    """
+    total = 0.0
+    with mg.no_grad():
+        for start in range(0, len(ids) - 1, chunk):
+            inputs, targets = ids[start : start + chunk], ids[start + 1 : start + chunk + 1]
+            logits, state = model(inputs[: len(targets)], state)
+            total += float(mg.functional.cross_entropy(logits, targets, reduction="sum"))
+            if progress is not None:
+                progress(targets.size)
+    return total, state
+
+
+def bits_per_character(
+    model: CharacterModel, ids: np.ndarray, progress: Callable[[int], object] | None = None
+) -> float:
+    """The mean of -log2 P(character | all before it) over a text (N,), from its second character on.
+
+    The chain rule of eq 10.33, in one pass, with the state carried from the first character to the
+    last. Raises ValueError for a text of fewer than two characters.
+    """
+    if len(ids) < 2:
+        raise ValueError(f"a score needs at least 2 characters, got {len(ids)}")
+    with evaluating(model):
+        nats, _ = log_loss(model, ids[:, None], model.initial_state(1), progress=progress)
+    return nats / math.log(2) / (len(ids) - 1)
+
+
+def generate(
+    model: CharacterModel,
+    vocabulary: Vocabulary,
+    prime: str,
+    length: int,
+    *,
+    seed: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Iterator[str]:
+    """`length` characters after `prime`, one by one: each drawn from the model's conditional.
+
+    Character i is drawn with key fold(i) of the seed, so that the text is the same on every backend.
+    Raises TextError for a character of prime that the vocabulary lacks, ValueError for bad choices.
+    """
+    check_choices(temperature, top_k, top_p)
+    ids = vocabulary.encode(prime)
+    if not len(ids):
+        raise ValueError("prime needs at least one character")
+    return _drawn(model, vocabulary, ids, length, mg.random.key(seed), temperature, top_k, top_p)
+
+
+def _drawn(
+    model: CharacterModel,
+    vocabulary: Vocabulary,
+    ids: np.ndarray,
+    length: int,
+    key: mg.random.Key,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> Iterator[str]:
+    state = model.initial_state(1)
+    for i in range(length):
+        with mg.no_grad(), evaluating(model):  # not across the yield, where the caller goes on
+            logits, state = model(ids[:, None], state)
+            ids = draw(logits[-1], key.fold(i), temperature, top_k, top_p).numpy()
+        yield vocabulary.decode(ids)
