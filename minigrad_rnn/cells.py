@@ -1,7 +1,7 @@
 """The cells that most models start from, each a function (x, state) -> (y, state) in graph code.
 
-Letters: B batch, D input, H hidden. A cell of your own needs the same two methods and no base class:
-`initial_state(batch)` and `__call__(x, state)`; the state is any nest of tensors.
+Letters: B batch, D input, H hidden. A cell of your own needs the same two methods and no base
+class: `initial_state(batch)` and `__call__(x, state)`; the state is any nest of tensors.
 """
 
 from __future__ import annotations
@@ -10,25 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import minigrad as mg
+from minigrad import arguments
 from minigrad.nn import Module, Parameter, glorot_uniform, orthogonal, uniform
 
 INITS = ("default", "torch")
-
-
-def check_sizes(cell: str, D: int, H: int) -> None:
-    """Raise ValueError for a size that is no positive integer."""
-    for name, size in (("D", D), ("H", H)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{cell}: {name} is a positive integer, not {size!r}")
-
-
-def check_features(cell: object, x: Any, D: int) -> None:
-    """Raise ShapeError unless the last axis of x has the D features the cell was made for."""
-    if x.shape[-1:] != (D,):
-        raise mg.ShapeError(
-            f"{type(cell).__name__}: x has shape {tuple(x.shape)}, but its last axis must have the "
-            f"{D} features that the cell was made for"
-        )
 
 
 class GatedCell(Module):
@@ -43,31 +28,24 @@ class GatedCell(Module):
     def __init__(
         self, D: int, H: int, *, bias: bool = True, init: str = "default", dtype: Any = None
     ) -> None:
-        name = type(self).__name__
-        check_sizes(name, D, H)
         if init not in INITS:
-            raise ValueError(f"{name}: init is one of {', '.join(INITS)}, not {init!r}")
-        if not isinstance(bias, bool):
-            raise ValueError(f"{name}: bias is True or False, not {bias!r}")
-        self.D, self.H, self.init = D, H, init
-        self.Wx = self._weight(D, glorot_uniform, dtype)
-        self.Wh = self._weight(H, orthogonal, dtype)
-        self.b = self._bias(self.gates * H, dtype) if bias else None
+            raise ValueError(f"init={init!r}: give one of {', '.join(map(repr, INITS))}")
+        self.D, self.H = arguments.size("D", D), arguments.size("H", H)
+        self.init = init
+        self.Wx = self._weight(self.D, glorot_uniform, dtype)
+        self.Wh = self._weight(self.H, orthogonal, dtype)
+        self.b = self._bias(self.gates * self.H, dtype) if arguments.flag("bias", bias) else None
 
     def _weight(self, rows: int, draw: Callable[..., mg.Tensor], dtype: Any) -> Parameter:
         if self.init == "torch":
-            return Parameter(self._torch((rows, self.gates * self.H), dtype))
+            return Parameter(uniform((rows, self.gates * self.H), self.H**-0.5, dtype=dtype))
         per_gate = [draw((rows, self.H), dtype=dtype) for _ in range(self.gates)]
         return Parameter(mg.concatenate(per_gate, axis=1))
 
     def _bias(self, size: int, dtype: Any) -> Parameter:
-        return Parameter(
-            self._torch((size,), dtype) if self.init == "torch" else mg.zeros(size, dtype)
-        )
-
-    def _torch(self, shape: tuple[int, ...], dtype: Any) -> mg.Tensor:
-        bound = self.H**-0.5
-        return uniform(shape, -bound, bound, dtype=dtype)
+        if self.init == "torch":
+            return Parameter(uniform((size,), self.H**-0.5, dtype=dtype))
+        return Parameter(mg.zeros(size, dtype))
 
     def initial_state(self, batch: int) -> Any:
         """The zero state of a batch: h (B, H)."""
@@ -77,9 +55,23 @@ class GatedCell(Module):
         """Zeros (B, H) of the weights' dtype, where the weights are."""
         return mg.zeros((batch, self.H), dtype=self.Wh.dtype, backend=self.Wh.backend)
 
+    def check_shapes(self, x: mg.Tensor, *state: mg.Tensor) -> None:
+        """Raise ShapeError unless x is (B, D) and each part of the state (B, H)."""
+        if x.shape[-1:] != (self.D,):
+            raise mg.ShapeError(
+                f"{type(self).__name__}: x has shape {tuple(x.shape)}, but its last axis must have "
+                f"the {self.D} features that the cell was made for"
+            )
+        expected = (*x.shape[:-1], self.H)
+        for part in state:
+            if part.shape != expected:
+                raise mg.ShapeError(
+                    f"{type(self).__name__}: x of shape {tuple(x.shape)} goes with a state of "
+                    f"shape {expected}, not {tuple(part.shape)}"
+                )
+
     def preactivations(self, x: mg.Tensor, h: mg.Tensor) -> mg.Tensor:
         """x Wx + h Wh + b, (B, G*H)."""
-        check_features(self, x, self.D)
         a = x @ self.Wx + h @ self.Wh
         return a if self.b is None else a + self.b
 
@@ -88,7 +80,7 @@ class RNNCell(GatedCell):
     """The vanilla recurrent unit: h' = f(x Wx + h Wh + b), y = h' (eq 10.8, 10.9).
 
     x (B, D), state h (B, H). Wx is the book's U, Wh its W, both transposed.
-    Raises ShapeError for a wrong number of features, ValueError for wrong sizes.
+    Raises ShapeError for x and states of other shapes, ValueError for wrong sizes.
     """
 
     def __init__(
@@ -105,6 +97,7 @@ class RNNCell(GatedCell):
         self.activation = activation
 
     def __call__(self, x: mg.Tensor, state: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
+        self.check_shapes(x, state)
         h = self.activation(self.preactivations(x, state))
         return h, h
 
@@ -114,7 +107,7 @@ class LSTMCell(GatedCell):
 
     i, f, g, o = split(x Wx + h Wh + b);  c' = sigmoid(f) c + sigmoid(i) tanh(g);
     h' = sigmoid(o) tanh(c');  y = h'. x (B, D), state (h, c), both (B, H). The forget gate's bias
-    starts at 1. Raises ShapeError for a wrong number of features, ValueError for wrong sizes.
+    starts at 1. Raises ShapeError for x and states of other shapes, ValueError for wrong sizes.
     """
 
     gates = 4
@@ -133,6 +126,7 @@ class LSTMCell(GatedCell):
         self, x: mg.Tensor, state: tuple[mg.Tensor, mg.Tensor]
     ) -> tuple[mg.Tensor, tuple[mg.Tensor, mg.Tensor]]:
         h, c = state
+        self.check_shapes(x, h, c)
         i, f, g, o = mg.split(self.preactivations(x, h), 4, axis=-1)
         c = mg.sigmoid(f) * c + mg.sigmoid(i) * mg.tanh(g)
         h = mg.sigmoid(o) * mg.tanh(c)
@@ -145,7 +139,7 @@ class GRUCell(GatedCell):
     reset="after" (default): n = tanh(x Wxn + bn + r (h Whn + bh)), with `bh` (H,);
     reset="before": n = tanh(x Wxn + bn + (r h) Whn). r, z = sigmoid of their preactivations.
     x (B, D), state h (B, H); gates in order r, z, n.
-    Raises ShapeError for a wrong number of features, ValueError for wrong sizes.
+    Raises ShapeError for x and states of other shapes, ValueError for wrong sizes.
     """
 
     gates = 3
@@ -160,15 +154,15 @@ class GRUCell(GatedCell):
         init: str = "default",
         dtype: Any = None,
     ) -> None:
-        super().__init__(D, H, bias=bias, init=init, dtype=dtype)
         if reset not in ("after", "before"):
-            raise ValueError(f"GRUCell: reset is 'after' or 'before', not {reset!r}")
+            raise ValueError(f"reset={reset!r}: give 'after' or 'before'")
+        super().__init__(D, H, bias=bias, init=init, dtype=dtype)
         self.reset = reset
         self.bh = self._bias(H, dtype) if bias and reset == "after" else None
 
     def __call__(self, x: mg.Tensor, state: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
         h = state
-        check_features(self, x, self.D)
+        self.check_shapes(x, h)
         ax = x @ self.Wx
         if self.b is not None:
             ax = ax + self.b

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad import tree
+from minigrad import arguments, tree
 from minigrad.nn import Dropout, Module, Parameter
-from minigrad_rnn.unrolling import unroll
+from minigrad_rnn.unrolling import real_steps, step_flags, unroll
 
 MERGES = ("concat", "sum", "mul", "ave", None)
 
@@ -28,6 +28,7 @@ class Stack(Module):
     def __init__(self, cells: Sequence[Any], dropout: float = 0.0) -> None:
         if not cells:
             raise ValueError("Stack: needs at least one cell")
+        dropout = arguments.number("dropout", dropout, 0, 1)
         if dropout and len(cells) == 1:
             raise ValueError("Stack: dropout acts between cells, and there is only one")
         self.cells = list(cells)
@@ -61,7 +62,7 @@ class Residual(Module):
         y, state = self.cell(x, state)
         if y.shape != x.shape:
             raise mg.ShapeError(
-                f"Residual: input {x.shape} and output {y.shape} cannot be added; they must be equal"
+                f"Residual: input {x.shape} and output {y.shape} are added and must be of one shape"
             )
         return x + y, state
 
@@ -82,7 +83,7 @@ class EmitState(Module):
 
 
 class LearnedState(Module):
-    """A cell whose initial state is learned: one Parameter (1, ...) a part, broadcast to the batch."""
+    """A cell with a learned initial state: a Parameter (1, ...) a part, broadcast to the batch."""
 
     def __init__(self, cell: Any) -> None:
         self.cell = cell
@@ -101,9 +102,7 @@ class NoisyState(Module):
     """A cell whose initial state has normal noise of a standard deviation added, while training."""
 
     def __init__(self, cell: Any, std: float) -> None:
-        if not std >= 0:
-            raise ValueError(f"NoisyState: std is a number >= 0, not {std!r}")
-        self.cell, self.std = cell, std
+        self.cell, self.std = cell, arguments.number("std", std, 0)
 
     def initial_state(self, batch: int) -> Any:
         """The cell's own, with fresh noise in every call while training."""
@@ -145,8 +144,8 @@ class Bidirectional(Module):
     """Two cells over one sequence, one from each end (Fig 10.11; Schuster and Paliwal 1997).
 
     merge: "concat" (T, B, 2H), "sum", "mul", "ave", or None for the pair. The state is the pair of
-    both directions' states. On ragged rows the backward cell starts at each row's own end; where
-    resets[t] begins a new sequence for the forward cell, the backward cell begins before step t - 1.
+    both directions' states. On ragged rows the backward cell starts at each row's own end; where a
+    reset begins a new sequence for the forward cell, the backward cell begins the one before it.
     """
 
     def __init__(self, forward: Any, backward: Any, merge: str | None = "concat") -> None:
@@ -166,10 +165,8 @@ class Bidirectional(Module):
         resets: Any = None,
     ) -> tuple[Any, Any]:
         ahead, behind = (None, None) if state is None else state
-        turned = None
-        if resets is not None:
-            flags = resets.numpy() if isinstance(resets, mg.Tensor) else np.asarray(resets)
-            turned = np.concatenate([flags[1:], np.zeros_like(flags[:1])])
+        T, B = tree.flatten(xs)[0][0].shape[:2]
+        turned = _turned(T, B, resets, lengths, mask)
         hs, ahead = unroll(self.forward, xs, ahead, lengths=lengths, mask=mask, resets=resets)
         gs, behind = unroll(
             self.backward, xs, behind, lengths=lengths, mask=mask, resets=turned, reverse=True
@@ -188,6 +185,20 @@ class Bidirectional(Module):
         return h, g
 
 
+def _turned(T: int, B: int, resets: Any, lengths: Any, mask: Any) -> np.ndarray | None:
+    """The resets of the backward direction: at the last real step before each of the forward's."""
+    flags, real = step_flags(resets, T, B, "resets"), real_steps(T, B, lengths, mask)
+    if flags is None:
+        return None
+    turned = np.zeros((T, B), bool)
+    pending = np.zeros(B, bool)  # the next real step begins a new sequence
+    for t in reversed(range(T)):
+        here = np.ones(B, bool) if real is None else real[t]
+        turned[t] = pending & here
+        pending = np.where(here, flags[t], pending)
+    return turned
+
+
 class Layers(Module):
     """Layers one after another, each over the whole sequence of the one below; cells are unrolled.
 
@@ -197,6 +208,7 @@ class Layers(Module):
     def __init__(self, layers: Sequence[Any], dropout: float = 0.0) -> None:
         if not layers:
             raise ValueError("Layers: needs at least one layer")
+        dropout = arguments.number("dropout", dropout, 0, 1)
         if dropout and len(layers) == 1:
             raise ValueError("Layers: dropout acts between layers, and there is only one")
         self.layers = [

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
-from minigrad import tree
+from minigrad import arguments, tree
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -28,9 +28,9 @@ def unroll(
 
     xs: a nest of (T, B, ...), or None with `steps`; ys: the nest of y, each (T, B, ...).
     state: a nest like the cell's; None means `cell.initial_state(B)`.
-    mask (T, B) bool, True at real steps; lengths (B,) means mask[t, b] = t < lengths[b]. At a masked
-    step the state passes unchanged, y is 0 and the cell sees x = 0, so nothing in the padding
-    reaches a value or a gradient; the state returned is after each row's last real step.
+    mask (T, B) bool, True at real steps; lengths (B,) means mask[t, b] = t < lengths[b]. At a
+    masked step the state passes unchanged, y is 0 and the cell sees x = 0, so nothing in the
+    padding reaches a value or a gradient; the state returned is after each row's last real step.
     resets (T, B) bool: before step t these rows take initial_state's. reverse: each row from its
     last real step to its first, ys in the original order.
     Raises ShapeError and ValueError for sequences, masks, lengths and states that do not fit.
@@ -41,12 +41,13 @@ def unroll(
         state = _initial_state(cell, B)
     elif leaves and hasattr(cell, "initial_state"):
         _check_state(cell, state, B)
-    valid = _mask(T, B, lengths, mask)
-    fresh = _flags(resets, T, B, "resets")
+    valid = real_steps(T, B, lengths, mask)
+    fresh = step_flags(resets, T, B, "resets")
     if fresh is not None and valid is not None:
         fresh = fresh & valid
     start = _initial_state(cell, B) if fresh is not None else None
     home = _backend(leaves, state)
+    xs = tree.map(lambda x: _tensor(x, home), xs)
     keep = None if valid is None else mg.Tensor(valid, backend=home)
     anew = None if fresh is None else mg.Tensor(fresh, backend=home)
     inputs = _inputs(xs, T)
@@ -61,27 +62,27 @@ def unroll(
             y, new = cell(_choose(keep[t], x, 0), state)
             ys[t], state = _choose(keep[t], y, 0), _choose(keep[t], new, state)
     if T == 0:
-        return _no_outputs(cell, leaves, xs, state), state
+        return _no_outputs(cell, xs, state), state
     return tree.map(lambda *parts: mg.stack(parts), *ys), state
 
 
 def _extent(leaves: Sequence[Any], steps: int | None, state: Any) -> tuple[int, int]:
     """T and B, the same for all inputs; without inputs T is `steps` and B comes from the state."""
     if not leaves:
-        if steps is None or isinstance(steps, bool) or steps < 0:
-            raise ValueError(
-                f"unroll: without inputs, steps= says how many there are; got {steps!r}"
-            )
+        if steps is None:
+            raise ValueError("unroll: without inputs, give steps=, the number of steps")
         known = [s for s in tree.flatten(state)[0] if getattr(s, "ndim", 0)]
-        return steps, known[0].shape[0] if known else 1
+        return arguments.size("steps", steps, least=0), known[0].shape[0] if known else 1
     for x in leaves:
-        if len(x.shape) < 2:
-            raise mg.ShapeError(f"unroll: inputs are (T, B, ...), not {tuple(x.shape)}")
+        if getattr(x, "ndim", 0) < 2:
+            what = tuple(x.shape) if hasattr(x, "shape") else f"a {type(x).__name__}"
+            raise mg.ShapeError(f"unroll: inputs are tensors (T, B, ...), not {what}")
     T, B = leaves[0].shape[:2]
     for x in leaves:
         if tuple(x.shape[:2]) != (T, B):
             raise mg.ShapeError(
-                f"unroll: inputs of shapes {tuple(leaves[0].shape)} and {tuple(x.shape)} differ in T or B"
+                f"unroll: inputs of shapes {tuple(leaves[0].shape)} and {tuple(x.shape)} differ "
+                f"in T or B"
             )
     if steps is not None and steps != T:
         raise ValueError(f"unroll: steps={steps}, but the inputs have {T}; leave steps out")
@@ -97,20 +98,21 @@ def _initial_state(cell: Any, batch: int) -> Any:
 
 def _check_state(cell: Any, state: Any, B: int) -> None:
     expected = [tuple(s.shape) for s in tree.flatten(_initial_state(cell, B))[0]]
-    given = [tuple(s.shape) for s in tree.flatten(state)[0]]
+    given = [tuple(getattr(s, "shape", ())) for s in tree.flatten(state)[0]]
     if expected != given:
         raise mg.ShapeError(
             f"unroll: {type(cell).__name__} expects a state of shapes {expected}, got {given}"
         )
 
 
-def _mask(T: int, B: int, lengths: Any, mask: Any) -> np.ndarray | None:
+def real_steps(T: int, B: int, lengths: Any, mask: Any) -> np.ndarray | None:
+    """The mask (T, B) that lengths or mask stand for, on the host; None if all steps are real."""
     if lengths is not None and mask is not None:
         raise ValueError("unroll: give lengths or mask, not both")
     if lengths is None:
-        return _flags(mask, T, B, "mask")
+        return step_flags(mask, T, B, "mask")
     sizes = _host(lengths)
-    if sizes.shape != (B,) or sizes.dtype.kind not in "iu":
+    if sizes.shape != (B,) or (B and sizes.dtype.kind not in "iu"):
         raise mg.ShapeError(
             f"unroll: lengths are {B} integers, one a row, not {sizes.dtype} of shape {sizes.shape}"
         )
@@ -122,19 +124,25 @@ def _mask(T: int, B: int, lengths: Any, mask: Any) -> np.ndarray | None:
     return np.arange(T)[:, None] < sizes[None, :]
 
 
-def _flags(flags: Any, T: int, B: int, name: str) -> np.ndarray | None:
+def step_flags(flags: Any, T: int, B: int, name: str) -> np.ndarray | None:
+    """One flag a step and row, on the host, or None. Raises ShapeError unless bool (T, B)."""
     if flags is None:
         return None
     values = _host(flags)
     if values.shape != (T, B) or values.dtype.kind != "b":
         raise mg.ShapeError(
-            f"unroll: {name} is bool of shape (T, B) = {(T, B)}, not {values.dtype} of {values.shape}"
+            f"unroll: {name} is bool of shape (T, B) = {(T, B)}, not {values.dtype} of shape "
+            f"{values.shape}"
         )
     return values
 
 
 def _host(values: Any) -> np.ndarray:
     return values.numpy() if isinstance(values, mg.Tensor) else np.asarray(values)
+
+
+def _tensor(x: Any, home: Any) -> Any:
+    return x if x is None or isinstance(x, mg.Tensor) else mg.Tensor(x, backend=home)
 
 
 def _backend(leaves: Sequence[Any], state: Any) -> Any:
@@ -150,7 +158,7 @@ def _inputs(xs: Any, T: int) -> Sequence[Any]:
 
 
 def _choose(rows: mg.Tensor, ours: Any, theirs: Any) -> Any:
-    """In each leaf, the rows of ours where the flag (B,) is set, else theirs (a nest or a number)."""
+    """In each leaf, the rows of ours where the flag (B,) is set, else theirs, a nest or 0."""
 
     def choose(a: Any, b: Any) -> Any:
         if a is None:
@@ -162,14 +170,13 @@ def _choose(rows: mg.Tensor, ours: Any, theirs: Any) -> Any:
     return tree.map(choose, ours, theirs)
 
 
-def _no_outputs(cell: Cell, leaves: Sequence[Any], xs: Any, state: Any) -> Any:
+def _no_outputs(cell: Cell, xs: Any, state: Any) -> Any:
     """ys for T = 0, whose shapes only the cell knows."""
+
+    def zeros(like: Any, shape: tuple[int, ...]) -> mg.Tensor:
+        return mg.zeros(shape, dtype=like.dtype, backend=like.backend)
+
     with mg.no_grad():
-        home = _backend(leaves, state)
-        blank = tree.map(
-            lambda x: None if x is None else mg.zeros(x.shape[1:], dtype=x.dtype, backend=home), xs
-        )
+        blank = tree.map(lambda x: None if x is None else zeros(x, x.shape[1:]), xs)
         y, _ = cell(blank, state)
-    return tree.map(
-        lambda part: mg.zeros((0, *part.shape), dtype=part.dtype, backend=part.backend), y
-    )
+    return tree.map(lambda part: zeros(part, (0, *part.shape)), y)
