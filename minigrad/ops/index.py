@@ -224,13 +224,17 @@ def scatter_add(x: Any, key: Any, values: Any) -> Tensor:
     x = tensor(x)
     template, indices = _normalized(x, key)
     spec = _index_spec(x, *indices, template=template)
-    values = tensor(values)
+    if not hasattr(values, "dtype"):  # a number or a list is weak
+        dtype = x.dtype if x.dtype.kind == "f" else None
+        values = Tensor(values, dtype=dtype, backend=getattr(x, "backend", None))
+    try:
+        fits = specs.broadcast([values.shape, spec.shape]) == spec.shape
+    except ShapeError:
+        fits = False
+    if not fits:
+        raise ShapeError(
+            f"scatter_add: values of shape {values.shape} do not fit x[index] of shape {spec.shape}"
+        )
     if values.shape != spec.shape:
-        if specs.broadcast([values.shape, spec.shape]) != spec.shape:
-            raise ShapeError(
-                f"scatter_add: values of shape {values.shape} do not fit x[index] of shape {spec.shape}"
-            )
         values = broadcast_to(values, spec.shape)
-    if isinstance(values, Tensor) and isinstance(x, Tensor) and values.dtype != x.dtype:
-        values = values.astype(x.dtype)
     return add(x, scatter(values, *indices, template=template, shape=x.shape))  # type: ignore[no-any-return]

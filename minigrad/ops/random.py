@@ -53,7 +53,7 @@ def _bits_forward(xp: Any, key: Any, *, shape: Shape) -> Any:
     zero = xp.zeros((words.shape[0], block.shape[1]), dtype=xp.uint64)
     counter = [zero + (block & xp.uint64(_LOW)), zero + (block >> xp.uint64(32)), zero, zero]
     blocks = philox(xp, counter, [words[:, :1], words[:, 1:]])
-    flat = xp.stack(blocks, axis=-1).reshape((words.shape[0], -1))[:, :count]
+    flat = xp.stack(blocks, axis=-1).reshape((words.shape[0], 4 * block.shape[1]))[:, :count]
     return flat.astype(xp.uint32).reshape(batch + shape)
 
 

@@ -215,6 +215,8 @@ def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Ten
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product over axis, by halving, so that every order of gradient stays right at zeros."""
     x = tensor(x)
+    if x.dtype.kind != "f":
+        x = astype(x, specs.integral(x.dtype))
     chosen = axes(x, axis, "prod")
     shape = specs.reduced(x.shape, chosen, keepdims)
     kept = [a for a in range(x.ndim) if a not in chosen]
