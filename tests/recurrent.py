@@ -160,7 +160,7 @@ def complex_step(f: Callable[[dict[str, Any]], Any], values: Arrays, name: str) 
     return gradient
 
 
-# --- PyTorch's layers ------------------------------------------------------------------------------
+# --- PyTorch's layers ----------------------------------------------------------------------------
 
 
 def torch_layers(
