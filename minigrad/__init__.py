@@ -4,143 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
-from minigrad import functional, nn, ops, tree
+# One name a line, as both tools would have it, would take two hundred lines more.
+# isort: off
+# fmt: off
+from minigrad import arguments, functional, io, nn, ops, optim, tree
 from minigrad.autodiff import (
-    checkpoint,
-    enable_grad,
-    grad,
-    hessian,
-    hvp,
-    jacobian,
-    jvp,
-    no_grad,
-    pullback,
-    value_and_grad,
+    checkpoint, enable_grad, grad, hessian, hvp, jacobian, jvp, no_grad, pullback, value_and_grad,
     vjp,
 )
 from minigrad.backend import resolve, set_backend, use_backend
 from minigrad.check import gradcheck
 from minigrad.errors import (
-    AxisError,
-    BackendMismatchError,
-    BackendUnavailableError,
-    CheckpointError,
-    DtypeError,
-    GradientError,
-    IndexRangeError,
-    IndexTypeError,
-    MinigradError,
-    NonFiniteError,
-    OpNotImplementedError,
-    ShapeError,
-    StateDictError,
-    UnknownBackendError,
+    AxisError, BackendMismatchError, BackendUnavailableError, CheckpointError, DtypeError,
+    GradientError, IndexRangeError, IndexTypeError, MinigradError, NonFiniteError,
+    OpNotImplementedError, ShapeError, StateDictError, UnknownBackendError,
 )
+from minigrad.io import load, save
 from minigrad.ops import random
 from minigrad.ops.create import (
-    arange,
-    eye,
-    full,
-    full_like,
-    linspace,
-    ones,
-    ones_like,
-    zeros,
-    zeros_like,
+    arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like,
 )
 from minigrad.ops.elementwise import (
-    absolute,
-    add,
-    arccos,
-    arccosh,
-    arcsin,
-    arcsinh,
-    arctan,
-    arctan2,
-    arctanh,
-    astype,
-    ceil,
-    clip,
-    cos,
-    cosh,
-    divide,
-    equal,
-    exp,
-    expm1,
-    floor,
-    floor_divide,
-    greater,
-    greater_equal,
-    isfinite,
-    isinf,
-    isnan,
-    less,
-    less_equal,
-    log,
-    log1p,
-    log2,
-    logical_and,
-    logical_not,
-    logical_or,
-    maximum,
-    minimum,
-    multiply,
-    negative,
-    not_equal,
-    power,
-    reciprocal,
-    remainder,
-    round,
-    sigmoid,
-    sign,
-    sin,
-    sinh,
-    sqrt,
-    square,
-    subtract,
-    tan,
-    tanh,
-    where,
+    absolute, add, arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh, astype, ceil, clip,
+    cos, cosh, divide, equal, exp, expm1, floor, floor_divide, greater, greater_equal, isfinite,
+    isinf, isnan, less, less_equal, log, log1p, log2, logical_and, logical_not, logical_or, maximum,
+    minimum, multiply, negative, not_equal, power, reciprocal, remainder, round, sigmoid, sign, sin,
+    sinh, sqrt, square, subtract, tan, tanh, where,
 )
 from minigrad.ops.index import scatter_add, take, take_along_axis
 from minigrad.ops.linalg import einsum, matmul, outer, tensordot
 from minigrad.ops.reduce import (
-    all,
-    any,
-    argmax,
-    argmin,
-    argsort,
-    cumsum,
-    logsumexp,
-    max,
-    mean,
-    min,
-    prod,
-    sort,
-    std,
-    sum,
-    top_k,
-    var,
+    all, any, argmax, argmin, argsort, cumsum, logsumexp, max, mean, min, prod, sort, std, sum,
+    top_k, var,
 )
 from minigrad.ops.shape import (
-    broadcast_to,
-    concatenate,
-    expand_dims,
-    flip,
-    moveaxis,
-    pad,
-    repeat,
-    reshape,
-    roll,
-    split,
-    squeeze,
-    stack,
-    swapaxes,
-    transpose,
-    tril,
-    triu,
-    unstack,
+    broadcast_to, concatenate, expand_dims, flip, moveaxis, pad, repeat, reshape, roll, split,
+    squeeze, stack, swapaxes, transpose, tril, triu, unstack,
 )
 from minigrad.tensor import Tensor, default_dtype, set_default_dtype
 
 __version__ = "0.1.0"
+__all__ = [
+    "AxisError", "BackendMismatchError", "BackendUnavailableError", "CheckpointError", "DtypeError",
+    "GradientError", "IndexRangeError", "IndexTypeError", "MinigradError", "NonFiniteError",
+    "OpNotImplementedError", "ShapeError", "StateDictError", "Tensor", "UnknownBackendError",
+    "__version__", "absolute", "add", "all", "any", "arange", "arccos", "arccosh", "arcsin",
+    "arcsinh", "arctan", "arctan2", "arctanh", "argmax", "argmin", "argsort", "arguments", "astype",
+    "broadcast_to", "ceil", "checkpoint", "clip", "concatenate", "cos", "cosh", "cumsum",
+    "default_dtype", "divide", "draw", "einsum", "enable_grad", "equal", "exp", "expand_dims",
+    "expm1", "eye", "flip", "floor", "floor_divide", "full", "full_like", "functional", "grad",
+    "gradcheck", "greater", "greater_equal", "hessian", "hvp", "io", "isfinite", "isinf", "isnan",
+    "jacobian", "jvp", "less", "less_equal", "linspace", "load", "log", "log1p", "log2",
+    "logical_and", "logical_not", "logical_or", "logsumexp", "matmul", "max", "maximum", "mean",
+    "min", "minimum", "moveaxis", "multiply", "negative", "nn", "no_grad", "not_equal", "ones",
+    "ones_like", "ops", "optim", "outer", "pad", "power", "prod", "pullback", "random",
+    "reciprocal", "remainder", "repeat", "reshape", "resolve", "roll", "round", "save",
+    "scatter_add", "set_backend", "set_default_dtype", "sigmoid", "sign", "sin", "sinh", "sort",
+    "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take",
+    "take_along_axis", "tan", "tanh", "tensordot", "top_k", "transpose", "tree", "tril", "triu",
+    "unstack", "use_backend", "value_and_grad", "var", "vjp", "where", "zeros", "zeros_like",
+]
+# fmt: on
+
+
+def __getattr__(name: str) -> Any:
+    """`draw`: pictures are loaded at first use."""
+    if name == "draw":
+        from minigrad.pictures import draw
+
+        return draw
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
