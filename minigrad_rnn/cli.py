@@ -94,7 +94,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--seq", type=_COUNT, metavar="N", help="characters that a gradient goes back")
     add("--batch", type=_COUNT, metavar="N", help="parts of the text read side by side")
     length = train.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_POSITIVE, metavar="N", help="times through the text (5)")
+    length.add_argument("--epochs", type=_POSITIVE, metavar="N", help="times through the text (4)")
     length.add_argument("--steps", type=_COUNT, metavar="N", help="updates of the weights")
     length.add_argument(
         "--minutes", type=_POSITIVE, metavar="M", help="about this long, as measured at the start"

@@ -23,7 +23,7 @@ from minigrad_rnn.cli import DEFAULT_MODEL, UsageError
 from minigrad_rnn.language import generate
 from minigrad_rnn.session import Session, Settings, circumstances
 
-EPOCHS = 5
+EPOCHS = 4
 SAVE_EVERY = 10.0  # seconds
 FIRST_SAMPLE = 8.0  # seconds after the start
 _CHOICES = (

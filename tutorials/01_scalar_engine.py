@@ -1,0 +1,266 @@
+# %% [markdown]
+# # An engine on one page
+#
+# You will build a reverse-mode autograd engine for single numbers, in about thirty lines, and see
+# why the obvious way to send gradients back is wrong. Everything that follows in these tutorials is
+# the same engine with arrays in place of numbers.
+#
+# You need: Python, and the chain rule. It takes about 15 minutes. It belongs to the lectures' slides
+# "Unrolling RNNs" (*regular backprop handles shared weights*) and "RNN: Computational Graph".
+
+# %% [markdown]
+# ## A number that remembers
+#
+# A computation is a graph: each result points at what it was computed from. So let a number carry
+# its parents, and for each parent the local derivative. For $y = ab$ these are
+# $\partial y/\partial a = b$ and $\partial y/\partial b = a$.
+
+# %%
+import math
+
+
+class Number:
+    """A value, the numbers it was computed from, and the derivative by each of them."""
+
+    count = 0
+
+    def __init__(self, value, parents=(), slopes=(), op="leaf"):
+        self.value, self.parents, self.slopes, self.op = value, parents, slopes, op
+        self.grad = 0.0
+        Number.count += 1
+        self.id = Number.count  # the order of creation
+
+    def __add__(self, other):
+        return Number(self.value + other.value, (self, other), (1.0, 1.0), "+")
+
+    def __mul__(self, other):
+        return Number(self.value * other.value, (self, other), (other.value, self.value), "*")
+
+    def tanh(self):
+        y = math.tanh(self.value)
+        return Number(y, (self,), (1 - y * y,), "tanh")
+
+
+a, b = Number(2.0), Number(-3.0)
+y = (a * b).tanh() + a
+print(y.value)
+
+# %% [markdown]
+# ## The obvious traversal
+#
+# The chain rule says: a number's gradient is the sum, over all that was computed from it, of their
+# gradient times the slope of the edge. The obvious program follows each edge when it meets it.
+
+
+# %%
+def backward_by_recursion(y, g=1.0):
+    y.grad += g
+    for parent, slope in zip(y.parents, y.slopes):
+        backward_by_recursion(parent, g * slope)
+
+
+backward_by_recursion(y)
+slope = 1 - math.tanh(-6.0) ** 2
+print(a.grad, "should be", 1 + slope * -3.0)
+assert math.isclose(a.grad, 1 + slope * -3.0)
+
+# %% [markdown]
+# Right so far. It walks every *path* from `y` to a leaf, though, and a graph has many more paths than
+# edges: a number used twice doubles the work behind it, twice in a row quadruples it. Take
+# $x \leftarrow x + x$ again and again, and count the visits.
+
+
+# %%
+def paths(doublings):
+    x = Number(1.0)
+    y = x
+    for _ in range(doublings):
+        y = y + y
+    visits = 0
+
+    def visit(node):
+        nonlocal visits
+        visits += 1
+        for parent in node.parents:
+            visit(parent)
+
+    visit(y)
+    return visits
+
+
+print([paths(n) for n in range(1, 11)])
+assert paths(10) == 2**11 - 1  # 2,047 visits for 11 numbers
+
+# %% [markdown]
+# The usual repair is to visit each number once, as soon as it is met, and to pass on what its
+# gradient is by then. That is fast, and **wrong**: at a shared number it passes on a sum that is not
+# complete yet, and, when the rest arrives, passes the first part on a second time.
+
+
+# %%
+def backward_too_early(y):
+    y.grad = 1.0
+
+    def visit(node):
+        for parent, slope in zip(node.parents, node.slopes):
+            parent.grad += node.grad * slope
+            visit(parent)  # parent.grad may not be complete: another path may still add to it
+
+    visit(y)
+
+
+x = Number(3.0)
+s = x * x  # shared: used twice below
+y = s + s  # y = 2 x^2, so dy/dx = 4 x = 12
+backward_too_early(y)
+print("double-counted:", x.grad, "instead of", 4 * x.value)
+assert x.grad == 18.0  # s passed on 1 (6 for x), then 1 + 1 = 2 (12 more)
+
+# %% [markdown]
+# ## The right order
+#
+# A number's gradient is complete when everything computed *from* it has been handled. What is
+# computed from a number is made after it. So go through the numbers from the last made to the first:
+# then all of a number's users come before it. No recursion, no sorting by depth; each edge once.
+
+
+# %%
+def reached(y):
+    """Everything that y depends on, last made first."""
+    seen, waiting = {y}, [y]
+    while waiting:
+        for parent in waiting.pop().parents:
+            if parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)
+    return sorted(seen, key=lambda node: node.id, reverse=True)
+
+
+def backward(y):
+    order = reached(y)
+    for node in order:
+        node.grad = 0.0
+    y.grad = 1.0
+    for node in order:
+        for parent, slope in zip(node.parents, node.slopes):
+            parent.grad += node.grad * slope
+
+
+backward(y)
+print(x.grad)
+assert x.grad == 12.0
+
+# %% [markdown]
+# Twelve. And a chain as long as we like, which the recursion could not follow:
+
+# %%
+x = Number(0.5)
+y = x
+for _ in range(20_000):
+    y = y + x
+backward(y)
+print(x.grad)
+assert x.grad == 20_001
+
+# %% [markdown]
+# ## A recurrent network, already
+#
+# One unit with $h^{(t)} = \tanh(w h^{(t-1)} + u x^{(t)})$ over three steps. The weight `w` is one leaf
+# with three uses; its gradient is the sum over them, and nobody had to write *backpropagation through
+# time*: that is just what the traversal does with this graph.
+
+# %%
+w, u = Number(0.8), Number(0.5)
+inputs = [1.0, -1.0, 2.0]
+
+
+def run(w, u):
+    h = Number(0.0)
+    for x in inputs:
+        h = (w * h + u * Number(x)).tanh()
+    return h
+
+
+h = run(w, u)
+backward(h)
+eps = 1e-6
+by_differences = (
+    run(Number(0.8 + eps), Number(0.5)).value - run(Number(0.8 - eps), Number(0.5)).value
+) / (2 * eps)
+print(w.grad, by_differences)
+assert abs(w.grad - by_differences) < 1e-9
+
+# %% [markdown]
+# ## Its picture
+#
+# Boxes are numbers, with value and gradient; the shared `w` and `u` stand there once.
+
+# %%
+from minigrad.pictures import Box, Edge, Picture
+
+names = {w: "w", u: "u", h: "h(3)"}
+order = reached(h)
+boxes = {
+    node.id: Box(
+        (names.get(node, node.op), f"value {node.value:.3f}", f"grad {node.grad:.3f}"),
+        "parameter" if node in (w, u) else "constant" if node.op == "leaf" else "op",
+    )
+    for node in order
+}
+edges = [Edge(parent.id, node.id) for node in reversed(order) for parent in node.parents]
+picture = Picture(boxes, edges, title="three steps of one recurrent unit")
+assert len(picture.boxes) == 18
+picture
+
+# %% [markdown]
+# The engine itself, `minigrad/autodiff.py`, is this page with arrays: `reached` has the same name and
+# does the same, and `Sweep.step` is the body of the loop above.
+#
+# ## Exercises
+#
+# 1. Give `Number` a method `exp`. What is its slope?
+# 2. `backward` sets all gradients to zero first. What would happen to `w.grad` if it did not, and you
+#    called it twice? When is that what one wants?
+# 3. Write the derivative of a derivative: let the slopes be `Number`s, and `backward` compute with
+#    `Number`s. Which line of `backward` has to change?
+#
+# The next cell tests one answer to each.
+
+
+# %%
+def exp(x):
+    y = math.exp(x.value)
+    return Number(y, (x,), (y,), "exp")  # 1: its own value
+
+
+x = Number(1.5)
+backward(exp(x))
+assert x.grad == math.exp(1.5)
+
+x = Number(3.0)
+gradients = []
+for half in (x * x, x * x):  # 2: they add up, as wanted for a loss that is computed in two halves
+    backward(half)
+    gradients.append(x.grad)
+assert sum(gradients) == 12.0
+
+
+def derivative(y, x):  # 3: the sum and the product of gradients are Numbers, hence recorded
+    grads = {y: Number(1.0)}
+    for node in reached(y):
+        for parent, slope in zip(node.parents, node.slopes):
+            if node in grads:
+                part = grads[node] * (slope if isinstance(slope, Number) else Number(slope))
+                grads[parent] = grads[parent] + part if parent in grads else part
+    return grads[x]
+
+
+def times(p, q):
+    return Number(p.value * q.value, (p, q), (q, p), "*")
+
+
+x = Number(2.0)
+cube = times(times(x, x), x)
+second = derivative(derivative(cube, x), x)
+print(second.value)
+assert second.value == 6 * 2.0
