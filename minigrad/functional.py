@@ -197,10 +197,11 @@ def cross_entropy(
     valid = None if ignore_index is None else labels != ignore_index
     if mask is not None:
         mask = mask if isinstance(mask, Tensor) else Tensor(mask, backend=logits.backend)
-        if mask.dtype.kind != "b" or mask.shape != labels.shape:
+        if mask.dtype.kind != "b":
+            raise DtypeError(f"cross_entropy: a mask is bool, not {mask.dtype}")
+        if mask.shape != labels.shape:
             raise ShapeError(
-                f"cross_entropy: a mask is bool of the labels' shape {labels.shape}, not "
-                f"{mask.dtype} of shape {mask.shape}"
+                f"cross_entropy: a mask of shape {mask.shape} does not fit labels of {labels.shape}"
             )
         valid = mask if valid is None else valid & mask
     if valid is not None:
