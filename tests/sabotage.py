@@ -41,7 +41,107 @@ class Verdict:
     seconds: float
 
 
-EDITS: tuple[Edit, ...] = ()
+CELLS, COMPOSE, UNROLLING = (
+    f"minigrad_rnn/{name}.py" for name in ("cells", "compose", "unrolling")
+)
+SWEEP, ELEMENTWISE = "minigrad/autodiff.py", "minigrad/ops/elementwise.py"
+FUNCTIONAL, PRODUCTS = "minigrad/functional.py", "minigrad/ops/linalg.py"
+
+EDITS = (
+    Edit(
+        "A1",
+        UNROLLING,
+        "ys[t], state = cell(x, state)",
+        "ys[t], _ = cell(x, state)",
+        "every step starts from the first state",
+    ),
+    Edit("A2", UNROLLING, "x = inputs[t]", "x = inputs[t - 1]", "every step sees the input before"),
+    Edit(
+        "A4",
+        "minigrad/op.py",
+        "tuple(parents), tuple(slots), static, saved, backend, y.shape",
+        "tuple(parents[:1]), tuple(slots), static, saved, backend, y.shape",
+        "a node forgets its second operand",
+    ),
+    Edit("A5", CELLS, "h @ self.Wh\n", "h @ Parameter(self.Wh)\n", "each step copies the weight"),
+    Edit(
+        "A7",
+        SWEEP,
+        "total = cotangents[node] + g",
+        "total = g",
+        "the second use of a value overwrites the first",
+    ),
+    Edit(
+        "A8",
+        CELLS,
+        "h @ self.Wh\n",
+        "h @ self.Wh + 1e-6 * h.sum(axis=0)\n",
+        "the rows of a batch leak into one another",
+    ),
+    Edit("B1", "minigrad/nn.py", "else y + self.b", "else y - self.b", "Linear subtracts its bias"),
+    Edit(
+        "B3",
+        UNROLLING,
+        "_choose(keep[t], new, state)",
+        "new",
+        "the state goes on through the padding",
+    ),
+    Edit("B6", CELLS, "else a + self.b", "else a + 2 * self.b", "the bias counts twice"),
+    Edit("B7", CELLS, "a = x @ self.Wx + h", "a = h + x @ self.Wx + h", "the state passes W by"),
+    Edit("C1", ELEMENTWISE, "g * (1 - y * y))", "g * (1 - y))", "tanh' is 1 - y"),
+    Edit(
+        "C2",
+        FUNCTIONAL,
+        "losses = log(sum(exp(shifted), -1)) - picked",
+        "losses = log(sum(exp(shifted), -1)) - 1.0001 * picked",
+        "the label's logit counts a little more",
+    ),
+    Edit(
+        "C3",
+        COMPOSE,
+        "[mg.broadcast_to(s, (batch",
+        "[mg.broadcast_to(s.detach(), (batch",
+        "the learned state gets no gradient",
+    ),
+    Edit(
+        "C4",
+        "backends/minigrad_numpy/__init__.py",
+        "numpy.add.at(out, index, values)",
+        "out[index] += values",
+        "a repeated index counts once",
+    ),
+    Edit(
+        "C5",
+        PRODUCTS,
+        "return _flat_rows(a).T @ _flat_rows(g)",
+        "return a[0].T @ g[0]",
+        "the gradient of the hoisted product takes the first step alone",
+    ),
+    Edit(
+        "D1",
+        SWEEP,
+        "cotangents[node] += g",
+        "cotangents[node] += 0 * g",
+        "the third and later steps add nothing to dW",
+    ),
+    Edit(
+        "D2",
+        SWEEP,
+        "elif node not in cotangents:",
+        "elif node not in cotangents or node.op is None:",
+        "a leaf keeps its last contribution alone",
+    ),
+    Edit(
+        "D5",
+        FUNCTIONAL,
+        "return sum(losses) / maximum(valid.sum(), 1).astype(losses.dtype)",
+        "return mean(losses)",
+        "the mean counts the padding",
+    ),
+    Edit("E2", CELLS, "i, f, g, o = mg", "f, i, g, o = mg", "input and forget gate change places"),
+    Edit("E5", COMPOSE, "states.append(new)", "states.append(part)", "a stack forgets its states"),
+    Edit("F1", COMPOSE, "list(cells)", "list(cells)[::-1]", "a stack stands on its head"),
+)
 
 
 def apply(edit: Edit, folder: Path) -> None:
