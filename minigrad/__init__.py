@@ -14,11 +14,13 @@ from minigrad.autodiff import (
 )
 from minigrad.backend import resolve, set_backend, use_backend
 from minigrad.check import gradcheck
+from minigrad.debug import detect_anomaly
 from minigrad.errors import (
     AxisError, BackendMismatchError, BackendUnavailableError, CheckpointError, DtypeError,
     GradientError, IndexRangeError, IndexTypeError, MinigradError, NonFiniteError,
     OpNotImplementedError, ShapeError, StateDictError, UnknownBackendError,
 )
+from minigrad.introspection import show_backends
 from minigrad.io import load, save
 from minigrad.ops import random
 from minigrad.ops.create import (
@@ -51,18 +53,19 @@ __all__ = [
     "__version__", "absolute", "add", "all", "any", "arange", "arccos", "arccosh", "arcsin",
     "arcsinh", "arctan", "arctan2", "arctanh", "argmax", "argmin", "argsort", "arguments", "astype",
     "broadcast_to", "ceil", "checkpoint", "clip", "concatenate", "cos", "cosh", "cumsum",
-    "default_dtype", "divide", "draw", "einsum", "enable_grad", "equal", "exp", "expand_dims",
-    "expm1", "eye", "flip", "floor", "floor_divide", "full", "full_like", "functional", "grad",
-    "gradcheck", "greater", "greater_equal", "hessian", "hvp", "io", "isfinite", "isinf", "isnan",
-    "jacobian", "jvp", "less", "less_equal", "linspace", "load", "log", "log1p", "log2",
-    "logical_and", "logical_not", "logical_or", "logsumexp", "matmul", "max", "maximum", "mean",
-    "min", "minimum", "moveaxis", "multiply", "negative", "nn", "no_grad", "not_equal", "ones",
-    "ones_like", "ops", "optim", "outer", "pad", "power", "prod", "pullback", "random",
-    "reciprocal", "remainder", "repeat", "reshape", "resolve", "roll", "round", "save",
-    "scatter_add", "set_backend", "set_default_dtype", "sigmoid", "sign", "sin", "sinh", "sort",
-    "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take",
-    "take_along_axis", "tan", "tanh", "tensordot", "top_k", "transpose", "tree", "tril", "triu",
-    "unstack", "use_backend", "value_and_grad", "var", "vjp", "where", "zeros", "zeros_like",
+    "default_dtype", "detect_anomaly", "divide", "draw", "einsum", "enable_grad", "equal", "exp",
+    "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "full", "full_like",
+    "functional", "grad", "gradcheck", "greater", "greater_equal", "hessian", "hvp", "io",
+    "isfinite", "isinf", "isnan", "jacobian", "jvp", "less", "less_equal", "linspace", "load",
+    "log", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logsumexp", "matmul",
+    "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative", "nn", "no_grad",
+    "not_equal", "ones", "ones_like", "ops", "optim", "outer", "pad", "power", "prod", "pullback",
+    "random", "reciprocal", "remainder", "repeat", "reshape", "resolve", "roll", "round", "save",
+    "scatter_add", "set_backend", "set_default_dtype", "show_backends", "sigmoid", "sign", "sin",
+    "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
+    "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensordot", "top_k", "transpose", "tree",
+    "tril", "triu", "unstack", "use_backend", "value_and_grad", "var", "vjp", "where", "zeros",
+    "zeros_like",
 ]
 # fmt: on
 

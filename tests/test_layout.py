@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("op",),
     ("ops",),
     ("autodiff", "functional", "state"),
-    ("nn", "optim", "check", "io"),
+    ("nn", "optim", "check", "io", "debug", "introspection"),
     ("graph",),
     ("pictures",),
     ("__init__", "__main__"),
