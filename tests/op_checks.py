@@ -217,7 +217,7 @@ def check_layouts(row: Row, backend: str) -> None:
                 moves = a.ndim and (
                     a.dtype.kind == "f" or layout in ("fortran", "negative strides")
                 )
-                if layout == "read-only" and backend != "cupy":
+                if layout == "read-only" and mg.resolve(backend).xp is np:
                     array = a.copy()
                     array.flags.writeable = False
                     t = make(array, mg.resolve(backend))

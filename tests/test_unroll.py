@@ -59,7 +59,8 @@ def rows_alone(cell, xs, state, real, resets, reverse):
 def weighted(ys, state, seed=0):
     """One number that depends on every y and on every part of the state."""
     rng = np.random.default_rng(seed)
-    return sum(mg.sum(part * rng.normal(size=part.shape)) for part in tree.flatten((ys, state))[0])
+    parts = tree.flatten((ys, state))[0]
+    return sum(mg.sum(part * mg.Tensor(rng.normal(size=part.shape))) for part in parts)
 
 
 # --- values and gradients ------------------------------------------------------------------------
@@ -238,7 +239,9 @@ def test_nests_of_inputs_and_states(backend):
     lengths = [2, 0, 5, 4]
     dirty = {
         "features": mg.where(
-            np.arange(T)[:, None, None] < np.array(lengths)[:, None], xs["features"], np.nan
+            mg.Tensor(np.arange(T)[:, None, None] < np.array(lengths)[:, None]),
+            xs["features"],
+            np.nan,
         ),
         "token": xs["token"],
     }
