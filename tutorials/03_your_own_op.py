@@ -92,7 +92,7 @@ assert np.allclose(second(v).numpy(), s * (1 - s))
 direction = mg.Tensor([1.0, 0.0, -1.0], dtype="float64")
 _, along = mg.jvp(softplus, (v,), (direction,))
 assert np.allclose(along.numpy(), s * direction.numpy())
-_, curved = mg.hvp(lambda u: softplus(u).sum(), (v,), (direction,))
+_, (curved,) = mg.hvp(lambda u: softplus(u).sum(), (v,), (direction,))
 assert np.allclose(curved.numpy(), s * (1 - s) * direction.numpy())
 print(along, curved)
 
