@@ -205,7 +205,12 @@ class LectureTable:
         if exitstatus == pytest.ExitCode.OK and not stopped and self.missing():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int
+    ) -> None:
+        code = pytest.ExitCode
+        if exitstatus not in (code.OK, code.TESTS_FAILED, code.NO_TESTS_COLLECTED):
+            return  # an error or Ctrl-C: most tests did not run
         demanded = self.demanded()
         due = [clause for clause in self.clauses.values() if clause.stage in self.due]
         if demanded:

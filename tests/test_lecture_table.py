@@ -159,6 +159,12 @@ def test_an_unknown_clause_is_an_error(suite, mark, message):
     result.stderr.fnmatch_lines([message])
 
 
+def test_an_interrupted_run_judges_nothing(suite):
+    result = suite(PROVEN + "\nimport nothing_of_this_name")
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert "clauses of the lectures" not in result.stdout.str()
+
+
 def test_a_failed_proof_is_no_proof(suite):
     result = suite(PROVEN + '\n@lecture("X1", "short")\ndef test_other(backend): assert 0')
     assert result.ret != 0
