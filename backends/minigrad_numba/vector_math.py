@@ -4,7 +4,7 @@
 |r| <= ln(2) / 2, with ln 2 in two parts so that r is exact (Cody and Waite 1980, as in Cephes).
 Adding 1.5 * 2^(mantissa bits) rounds to that integer and leaves it in the low bits of the sum.
 NaN stays NaN; infinite and finite overflow and underflow follow IEEE 754, subnormals included.
-Error: exp at most 1 ulp (float32) and 1 ulp (float64) over the whole range.
+Error: below 1.1 ulp over the whole range, in float32 and in float64.
 """
 
 from __future__ import annotations
