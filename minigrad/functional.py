@@ -30,7 +30,7 @@ def tensor(x: Any) -> Tensor:
 def relu(x: Any) -> Tensor:
     """x where it is positive, else 0; the gradient at 0 is 0."""
     x = tensor(x)
-    return where(x <= 0, 0, x)  # type: ignore[no-any-return]
+    return where(x <= 0, 0, x)
 
 
 def softplus(x: Any) -> Tensor:
@@ -47,13 +47,13 @@ def _shifted(x: Tensor, axis: int) -> Tensor:
 def softmax(x: Any, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along axis (eq 6.29)."""
     share = exp(_shifted(tensor(x), axis))
-    return share / sum(share, axis, keepdims=True)  # type: ignore[no-any-return]
+    return share / sum(share, axis, keepdims=True)
 
 
 def log_softmax(x: Any, axis: int = -1) -> Tensor:
     """x - log(sum(exp(x))) along axis: the normalised of unnormalised log-probabilities."""
     shifted = _shifted(tensor(x), axis)
-    return shifted - log(sum(exp(shifted), axis, keepdims=True))  # type: ignore[no-any-return]
+    return shifted - log(sum(exp(shifted), axis, keepdims=True))
 
 
 def layer_norm(x: Any, gain: Any = None, b: Any = None, eps: float = 1e-5) -> Tensor:
@@ -133,7 +133,7 @@ def _reduced(losses: Tensor, reduction: str, valid: Tensor | None = None) -> Ten
         return sum(losses)
     if valid is None:
         return mean(losses)
-    return sum(losses) / maximum(valid.sum(), 1).astype(losses.dtype)  # type: ignore[no-any-return]
+    return sum(losses) / maximum(valid.sum(), 1).astype(losses.dtype)
 
 
 def _pair(name: str, x: Any, target: Any) -> tuple[Tensor, Tensor]:

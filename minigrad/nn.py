@@ -149,14 +149,14 @@ def uniform(
     shape: Shape, limit: float = 1.0, key: random.Key | None = None, dtype: Any = None
 ) -> Tensor:
     """U(-limit, limit)."""
-    return multiply(random.uniform(key, shape, dtype), 2 * limit) - limit  # type: ignore[no-any-return]
+    return multiply(random.uniform(key, shape, dtype), 2 * limit) - limit
 
 
 def normal(
     shape: Shape, std: float = 1.0, key: random.Key | None = None, dtype: Any = None
 ) -> Tensor:
     """N(0, std²)."""
-    return multiply(random.normal(key, shape, dtype), std)  # type: ignore[no-any-return]
+    return multiply(random.normal(key, shape, dtype), std)
 
 
 def glorot_uniform(shape: Shape, key: random.Key | None = None, dtype: Any = None) -> Tensor:
@@ -196,7 +196,7 @@ class Linear(Module):
 
     def __call__(self, x: Any) -> Tensor:
         y = matmul(x, self.W)
-        return y if self.b is None else y + self.b  # type: ignore[no-any-return]
+        return y if self.b is None else y + self.b
 
 
 class Embedding(Module):
@@ -217,7 +217,7 @@ class Embedding(Module):
         y = take(self.W, indices, axis=0)
         if self.padding_idx is None:
             return y
-        return where(expand_dims(equal(indices, self.padding_idx), -1), 0, y)  # type: ignore[no-any-return]
+        return where(expand_dims(equal(indices, self.padding_idx), -1), 0, y)
 
 
 class LayerNorm(Module):

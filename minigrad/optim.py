@@ -26,17 +26,24 @@ Updated = Sequence[Tensor]  # the new value of a parameter, then those of what i
 class Optimizer:
     """Base class: a subclass names what it keeps per parameter and defines `update`.
 
-    A parameter without a gradient is left as it is, together with what is kept for it. State moves
-    with the parameters after Module.to. Raises ValueError and GradientError for parameters that are
-    none, no leaves, or given twice.
+    weight_decay adds weight_decay p to p's gradient. A parameter without a gradient is left as it
+    is, together with what is kept for it. State moves with the parameters after Module.to. Raises
+    ValueError and GradientError for parameters that are none, no leaves, or given twice.
     """
 
-    def __init__(self, parameters: Iterable[Tensor], lr: float, kept: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        lr: float,
+        kept: Sequence[str] = (),
+        weight_decay: float = 0.0,
+    ) -> None:
         self.parameters = _checked(parameters)
-        where = self.parameters[0].backend
+        self.weight_decay = arguments.number("weight_decay", weight_decay, 0)
+        home = self.parameters[0].backend
         lr = arguments.number("lr", lr, 0)
-        self.rate = Tensor(lr, dtype="float64", backend=where)
-        self.count = Tensor(0.0, dtype="float64", backend=where)
+        self.rate = Tensor(lr, dtype="float64", backend=home)
+        self.count = Tensor(0.0, dtype="float64", backend=home)
         self.kept = {name: [zeros_like(p) for p in self.parameters] for name in kept}
 
     @property
@@ -77,6 +84,8 @@ class Optimizer:
                     continue
                 if p.dtype not in cast:
                     cast[p.dtype] = [factor.astype(p.dtype) for factor in factors]
+                if self.weight_decay:
+                    g = g + self.weight_decay * p
                 kept = [tensors[i] for tensors in self.kept.values()]
                 changes += zip((p, *kept), self.update(p, g, kept, *cast[p.dtype]), strict=True)
         state.commit(changes)
@@ -130,9 +139,9 @@ def _checked(parameters: Iterable[Tensor]) -> list[Tensor]:
 
 
 class SGD(Optimizer):
-    """p <- p - lr g; with momentum v <- momentum v + g, p <- p - lr v (Nesterov: g + momentum v).
+    """p <- p - lr g; with momentum v <- momentum v + g and v in g's place (Sutskever et al. 2013).
 
-    weight_decay adds weight_decay p to g (Sutskever et al. 2013).
+    nesterov takes g + momentum v in its place.
     """
 
     def __init__(
@@ -145,15 +154,12 @@ class SGD(Optimizer):
     ) -> None:
         self.momentum = arguments.number("momentum", momentum, 0)
         self.nesterov = arguments.flag("nesterov", nesterov)
-        self.weight_decay = arguments.number("weight_decay", weight_decay, 0)
         if nesterov and not momentum:
             raise ValueError("nesterov=True: give a momentum > 0 with it")
-        super().__init__(parameters, lr, ("v",) if momentum else ())
+        super().__init__(parameters, lr, ["v"] * bool(momentum), weight_decay)
 
     def update(self, p: Tensor, g: Tensor, kept: list[Tensor], *factors: Tensor) -> Updated:
         (lr,) = factors
-        if self.weight_decay:
-            g = g + self.weight_decay * p
         if not kept:
             return (p - lr * g,)
         v = self.momentum * kept[0] + g
@@ -164,7 +170,7 @@ class RMSProp(Optimizer):
     """s <- alpha s + (1 - alpha) g², p <- p - lr g / (sqrt(s) + eps) (Tieleman and Hinton 2012).
 
     centered takes s - m² in place of s, m the running mean of g (Graves 2013); momentum keeps
-    v <- momentum v + g / (sqrt(s) + eps), p <- p - lr v; weight_decay adds weight_decay p to g.
+    v <- momentum v + g / (sqrt(s) + eps), p <- p - lr v.
     """
 
     def __init__(
@@ -181,14 +187,11 @@ class RMSProp(Optimizer):
         self.eps = arguments.number("eps", eps, 0)
         self.momentum = arguments.number("momentum", momentum, 0)
         self.centered = arguments.flag("centered", centered)
-        self.weight_decay = arguments.number("weight_decay", weight_decay, 0)
         kept = ["s"] + ["m"] * centered + ["v"] * bool(momentum)
-        super().__init__(parameters, lr, kept)
+        super().__init__(parameters, lr, kept, weight_decay)
 
     def update(self, p: Tensor, g: Tensor, kept: list[Tensor], *factors: Tensor) -> Updated:
         (lr,) = factors
-        if self.weight_decay:
-            g = g + self.weight_decay * p
         s = self.alpha * kept[0] + (1 - self.alpha) * (g * g)
         new = [s]
         if self.centered:
@@ -206,7 +209,7 @@ class Adam(Optimizer):
     """p <- p - lr mhat / (sqrt(vhat) + eps) (Kingma and Ba 2015).
 
     m <- beta1 m + (1 - beta1) g, mhat = m / (1 - beta1^t), v <- beta2 v + (1 - beta2) g²,
-    vhat = v / (1 - beta2^t); weight_decay adds weight_decay p to g.
+    vhat = v / (1 - beta2^t).
     """
 
     def __init__(
@@ -222,8 +225,7 @@ class Adam(Optimizer):
         beta1, beta2 = (arguments.number("betas", beta, 0, 1, open="high") for beta in betas)
         self.betas = beta1, beta2
         self.eps = arguments.number("eps", eps, 0)
-        self.weight_decay = arguments.number("weight_decay", weight_decay, 0)
-        super().__init__(parameters, lr, ("m", "v"))
+        super().__init__(parameters, lr, ("m", "v"), weight_decay)
 
     def factors(self, rate: Tensor, count: Tensor) -> Sequence[Tensor]:
         """lr sqrt(1 - beta2^t) / (1 - beta1^t) and eps sqrt(1 - beta2^t): both corrections."""
@@ -232,14 +234,7 @@ class Adam(Optimizer):
         return rate * root / (1 - power(beta1, count)), self.eps * root
 
     def update(self, p: Tensor, g: Tensor, kept: list[Tensor], *factors: Tensor) -> Updated:
-        if self.weight_decay:
-            g = g + self.weight_decay * p
-        return self._adapt(p, g, kept, *factors)
-
-    def _adapt(
-        self, p: Tensor, g: Tensor, kept: list[Tensor], rate: Tensor, eps: Tensor
-    ) -> Updated:
-        m, v = kept
+        (rate, eps), (m, v) = factors, kept
         m = m + (1 - self.betas[0]) * (g - m)
         v = self.betas[1] * v + (1 - self.betas[1]) * (g * g)
         return p - rate * m / (sqrt(v) + eps), m, v
@@ -256,14 +251,15 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
+        super().__init__(parameters, lr, betas, eps)
+        self.decay = arguments.number("weight_decay", weight_decay, 0)
 
     def factors(self, rate: Tensor, count: Tensor) -> Sequence[Tensor]:
-        return *super().factors(rate, count), 1 - rate * self.weight_decay
+        return *super().factors(rate, count), 1 - rate * self.decay
 
     def update(self, p: Tensor, g: Tensor, kept: list[Tensor], *factors: Tensor) -> Updated:
-        rate, eps, shrink = factors
-        return self._adapt(p * shrink, g, kept, rate, eps)
+        *others, shrink = factors
+        return super().update(p * shrink, g, kept, *others)
 
 
 # --- schedules -----------------------------------------------------------------------------------
@@ -332,7 +328,7 @@ class StepSchedule(Schedule):
         super().__init__(optimizer, warmup, start)
 
     def rate(self, base: Tensor, n: Tensor) -> Tensor:
-        return base * power(self.gamma, floor(n / self.size))  # type: ignore[no-any-return]
+        return base * power(self.gamma, floor(n / self.size))
 
 
 class CosineSchedule(Schedule):
@@ -352,7 +348,7 @@ class CosineSchedule(Schedule):
 
     def rate(self, base: Tensor, n: Tensor) -> Tensor:
         share = (1 + cos(minimum(n / self.total, 1) * math.pi)) / 2
-        return self.low + (base - self.low) * share  # type: ignore[no-any-return]
+        return self.low + (base - self.low) * share
 
 
 # --- clipping ------------------------------------------------------------------------------------
@@ -387,7 +383,7 @@ def clip_by_global_norm(
         factors = {g.dtype: factor.astype(g.dtype) for _, g in found}
         for p, g in found:
             p.grad = g * factors[g.dtype]
-    return norm  # type: ignore[no-any-return]
+    return norm
 
 
 def clip_by_value(parameters: Iterable[Tensor], limit: float) -> None:
