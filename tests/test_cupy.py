@@ -22,6 +22,7 @@ from minigrad_cupy.scatter import SEGMENT_SUM
 import minigrad as mg
 from minigrad_rnn import GRUCell, LSTMCell, Stack, unroll
 from tests import fake_cupy
+from tests.gpu import report
 from tests.op_table import BY_OP, ROWS, Row
 from tests.oracles.philox import philox4x32
 
@@ -531,6 +532,48 @@ def test_out_of_memory_says_how_full_the_pool_is_and_what_to_do() -> None:
     cuda.get_allocator = lambda: "the user's own"
     minigrad_cupy.explain_out_of_memory(cupy)
     assert len(installed) == 1
+
+
+def test_the_run_on_a_gpu_fails_without_one_and_says_why() -> None:
+    cupy = pytest.importorskip("cupy")
+    if cupy.is_available():
+        pytest.skip("this machine has a GPU")
+    command = ["bash", str(ROOT / "tests/gpu/run.sh")]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("FAIL no GPU to test on: RuntimeError: ")
+
+
+def test_the_report_of_a_gpu_counts_by_file_and_backend(tmp_path: Path) -> None:
+    path = tmp_path / "results.xml"
+    path.write_text(
+        """<testsuites><testsuite>
+        <testcase classname="tests.test_ops" name="test_row[cupy-value-add]" time="0.5"/>
+        <testcase classname="tests.test_ops" name="test_row[cupy-value-exp]" time="1.0">
+          <failure message="no"/></testcase>
+        <testcase classname="tests.test_ops" name="test_row[numpy-value-add]" time="0.25"/>
+        <testcase classname="tests.test_nn" name="test_x" time="0.0"><skipped message="no torch"/>
+        </testcase></testsuite></testsuites>"""
+    )
+    text = report.table([("device", "a GPU")], *report.read(path), seconds=9.0)
+    assert [line for line in text.splitlines() if not line.startswith("|---")] == [
+        "# The suite on a GPU",
+        "",
+        "| | |",
+        "| device | a GPU |",
+        "",
+        "| tests | backend | passed | failed | skipped | seconds |",
+        "| test_nn |  | 0 | 0 | 1 | 0.0 |",
+        "| test_ops | cupy | 1 | 1 | 0 | 1.5 |",
+        "| test_ops | numpy | 1 | 0 | 0 | 0.2 |",
+        "| **all on cupy** | cupy | 1 | 1 | 0 | 1.5 |",
+        "| **all** |  | 2 | 1 | 1 | 9.0 |",
+        "",
+        "Skipped:",
+        "",
+        "- 1 x no torch",
+    ]
 
 
 def test_a_function_that_cupy_lacks_is_named() -> None:
