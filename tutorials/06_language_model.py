@@ -20,6 +20,7 @@ from minigrad_rnn import LSTMCell, unroll
 from minigrad_rnn.text import Vocabulary, batches, default_corpus, split
 
 FAST = os.environ.get("MINIGRAD_TUTORIAL_FAST", "0") not in ("", "0")
+print("a small run" if FAST else "the whole run, about a minute")
 
 # %% [markdown]
 # ## A text
