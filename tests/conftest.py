@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.lecture_table import LectureTable
 
+FAKE_CUPY = "module://tests.fake_cupy:backend"
+
 # The same examples on every run and machine; the fixtures here are safe to reuse between examples.
 settings.register_profile(
     "suite",
@@ -66,8 +68,14 @@ def chosen_backends(config: pytest.Config) -> tuple[str, ...]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", chosen_backends(metafunc.config), indirect=True)
+    marks = metafunc.definition.iter_markers("parametrize")
+    own = any("backend" in str(mark.args[0]).replace(",", " ").split() for mark in marks)
+    if own or "backend" not in metafunc.fixturenames:
+        return
+    names = {name: name for name in chosen_backends(metafunc.config)}
+    if not metafunc.config.getoption("backend") and "cupy" not in names:
+        names[FAKE_CUPY] = "cupy-fake"  # the CuPy backend, over a CuPy on the host
+    metafunc.parametrize("backend", list(names), ids=list(names.values()), indirect=True)
 
 
 @pytest.fixture
