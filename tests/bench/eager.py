@@ -179,7 +179,8 @@ def peak(*a):
     tracemalloc.start(); step(*a)
     p = tracemalloc.get_traced_memory()[1]; tracemalloc.stop(); return p
 step(10)
-rows = [(T, seconds(T), peak(T), peak(T, root)) for T, root in ((100, 10), (1024, 32), (10000, 100))]
+sizes = ((100, 10), (1024, 32), (10000, 100))
+rows = [(T, seconds(T), peak(T), peak(T, root)) for T, root in sizes]
 print(json.dumps(rows))
 """
     done = subprocess.run(
