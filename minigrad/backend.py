@@ -6,7 +6,6 @@ import difflib
 import functools
 import importlib.util
 import inspect
-import logging
 import operator
 import os
 import sys
@@ -257,9 +256,15 @@ def _automatic() -> Backend:
             refused.append(f"{name}: {reason(error)}")
             continue
         why = f" ({'; '.join(refused)})" if refused else ""
-        logging.getLogger("minigrad").warning("backend auto: using %s%s", name, why)
+        _say(f"backend auto: using {name}{why}")
         return _instances.setdefault(name, backend)
     raise BackendUnavailableError(f"auto: no backend can be used here: {'; '.join(refused)}")
+
+
+def _say(what: str) -> None:
+    import logging  # late, for it takes as long to import as the engine does
+
+    logging.getLogger("minigrad").warning(what)
 
 
 class Choice(NamedTuple):
@@ -308,10 +313,8 @@ def set_backend(spec: str | Backend) -> None:
     global _process, _seen_environment
     chosen = Choice(resolve(spec, "set_backend"), f"set_backend({spec!r})")
     if _process is not None and _process.backend is not chosen.backend:
-        logging.getLogger("minigrad").warning(
-            "set_backend: new tensors live on %r; those there are stay on %r until .to(%r)",
-            chosen.backend.name, _process.backend.name, chosen.backend.name,
-        )  # fmt: skip
+        old, new = _process.backend.name, chosen.backend.name
+        _say(f"new tensors live on {new!r}; those there are stay on {old!r} until .to({new!r})")
     _process = chosen
     _seen_environment = os.environ.get("MINIGRAD_BACKEND", "")
 
@@ -354,10 +357,11 @@ def refuse_generators(function: Callable[..., Any], scope: str) -> None:
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:
     """Warn about every MINIGRAD_* variable that nothing reads, with the nearest known name."""
+    known = [name.removeprefix("MINIGRAD_") for name in ENVIRONMENT]
     for name in os.environ if environment is None else environment:
         if name.startswith("MINIGRAD_") and name not in ENVIRONMENT:
-            close = difflib.get_close_matches(name, ENVIRONMENT, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            close = difflib.get_close_matches(name.removeprefix("MINIGRAD_"), known, n=1)
+            hint = f"; did you mean MINIGRAD_{close[0]}?" if close else ""
             warnings.warn(f"unknown environment variable {name}{hint}", stacklevel=users_level())
 
 

@@ -10,11 +10,9 @@ import json
 import math
 import os
 import re
-import shutil
 import stat
 import threading
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -137,6 +135,8 @@ def _rotate(target: Path, keep: int) -> None:
             try:
                 os.link(target, spare)
             except OSError:  # a file system without links
+                import shutil
+
                 shutil.copy2(target, spare)
             os.replace(spare, place)
             spare.unlink(missing_ok=True)  # still there if both were links to one file
@@ -238,6 +238,8 @@ def _read_safetensors(path: Path, content: bytes) -> tuple[Arrays, Any]:
 
 
 def _npz_of(path: Path, arrays: Arrays, text: str) -> bytes:
+    import zipfile
+
     members = {**arrays, "__metadata__": np.frombuffer(text.encode(), np.uint8)}
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -249,6 +251,8 @@ def _npz_of(path: Path, arrays: Arrays, text: str) -> bytes:
 
 
 def _read_npz(path: Path, content: bytes) -> tuple[Arrays, Any]:
+    import zipfile
+
     arrays: Arrays = {}
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()

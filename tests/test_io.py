@@ -94,7 +94,7 @@ def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
 
 def test_nests_are_named_by_dots_and_cut_into_sections(path: Path) -> None:
     model = {"cell.Wx": mg.ones((2, 3)), "cell.b": mg.zeros(3)}
-    generator = mg.random.generator().numpy().copy()
+    generator = mg.random.generator.numpy().copy()
     mg.save(path, {"model": model, "optimizer": {"m": {"0": np.ones(2)}}, "generator": generator})
     tensors, _ = mg.load(path)
     assert set(tensors) == {"model.cell.Wx", "model.cell.b", "optimizer.m.0", "generator"}
