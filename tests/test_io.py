@@ -231,8 +231,8 @@ def test_killed_at_any_moment_the_file_is_old_or_new(path: Path) -> None:
         )  # fmt: skip
         with process:
             assert process.stdout is not None
-            process.stdout.readline()
-            while not path.exists():
+            assert process.stdout.readline() == b"started\n"
+            while not path.exists() and process.poll() is None:
                 time.sleep(0.001)
             time.sleep(moments.uniform(0, 0.1))
             process.send_signal(signal.SIGKILL)
