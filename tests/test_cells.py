@@ -42,9 +42,9 @@ def run_both(kind, cell, rng, dtype):
     ys, states = plain_for(cell, x, state)
     traces = [mg.stack(part) for part in zip(*(tree.flatten(s)[0] for s in states), strict=True)]
     close(mg.stack(ys), traces[0].numpy(), 0)
-    loss = mg.sum(mg.stack(ys) * weights[0])
+    loss = mg.sum(mg.stack(ys) * mg.Tensor(weights[0]))
     for trace, weight in zip(traces[1:], weights[1:], strict=True):
-        loss = loss + mg.sum(trace * weight)
+        loss = loss + mg.sum(trace * mg.Tensor(weight))
     ours = dict(zip(parts, (trace.numpy() for trace in traces), strict=True))
     names = [*dict(cell.named_parameters()), "x", *(f"{part}0" for part in parts)]
     ours |= zip(names, gradients(loss, cell.parameters(), x, state), strict=True)
@@ -83,7 +83,7 @@ def test_an_activation_of_choice(backend):
     cell.load_state_dict(random_cell("rnn", D, H, rng).state_dict())
     x, h0, weight = (rng.normal(size=s) for s in ((T, B, D), (B, H), (T, B, H)))
     ys, _ = plain_for(cell, mg.Tensor(x), mg.Tensor(h0))
-    found = gradients(mg.sum(mg.stack(ys) * weight), cell.parameters())
+    found = gradients(mg.sum(mg.stack(ys) * mg.Tensor(weight)), cell.parameters())
     result = over_batch(
         lambda p, x, g, h: plain.backward(p, x, g, h, "relu"),
         oracle_parameters("rnn", cell),
@@ -223,7 +223,7 @@ def test_equals_torch(backend, kind):
     x_m, start_m = leaf(x), [leaf(s) for s in start]
     ys, _ = plain_for(cell, x_m, tuple(start_m) if kind == "lstm" else start_m[0])
     close(mg.stack(ys), y_t.detach().numpy())
-    mg.sum(mg.stack(ys) * weight).backward()
+    mg.sum(mg.stack(ys) * mg.Tensor(weight)).backward()
     close(x_m.grad, x_t.grad.numpy())
     for ours, theirs in zip(start_m, start_t, strict=True):
         close(ours.grad, theirs.grad.numpy()[0])
@@ -242,7 +242,7 @@ def test_two_biases_in_the_layout_of_torch(backend, kind):
     cell.load_state_dict(torch_folded(kind, H, w))
     ys, _ = plain_for(cell, mg.Tensor(xs[:, None]), cell.initial_state(1))
     close(ys[-1], torch_last(kind, H, w, xs)[None])
-    mg.sum(ys[-1] * weight).backward()
+    mg.sum(ys[-1] * mg.Tensor(weight)).backward()
     grads = {n: complex_step(lambda w: weight @ torch_last(kind, H, w, xs), w, n) for n in w}
     close(cell.Wx.grad, grads["w_ih"].T)
     close(cell.Wh.grad, grads["w_hh"].T)

@@ -52,7 +52,7 @@ def test_a_stack_of_different_cells_and_sizes(backend):
             close(part, trace[name][-1])
 
     weight = rng.normal(size=ys.shape)
-    found = gradients(mg.sum(ys * weight), xs, state, cells[0].parameters())
+    found = gradients(mg.sum(ys * mg.Tensor(weight)), xs, state, cells[0].parameters())
     results = chain_backward(kinds, weights, xs.numpy(), weight, parts)
     close(found[0], results[0]["x"])
     starts = [r[f"{p}0"] for k, r in zip(kinds, results, strict=True) for p in KINDS[k].parts]
@@ -103,7 +103,7 @@ def test_residual_adds_the_input(backend):
     close(ys, inner.numpy() + xs.numpy(), 0)
     same_bits(final, state)
     weight = rng.normal(size=ys.shape)
-    through, inside = (gradients(mg.sum(y * weight), xs)[0] for y in (ys, inner))
+    through, inside = (gradients(mg.sum(y * mg.Tensor(weight)), xs)[0] for y in (ys, inner))
     close(through, inside + weight)
     with pytest.raises(mg.ShapeError, match=r"Residual: input \(3, 4\) and output \(3, 5\)"):
         unroll(rnn.Residual(rnn.RNNCell(4, 5)), mg.zeros((T, B, 4)))
@@ -197,12 +197,12 @@ def test_equals_torch(backend, kind, layers, bidirectional, lengths):
     net_m = rnn.Layers([rnn.Bidirectional(*pair) if bidirectional else pair[0] for pair in cells])
     ys, final = net_m(x_m, tuple(states), lengths=lengths)
     close(ys, y_t.detach().numpy())
-    loss = mg.sum(ys * weight)
+    loss = mg.sum(ys * mg.Tensor(weight))
     flat = tree.flatten(final)[0]
     for i, part in enumerate(flat):
         row, which = divmod(i, len(parts))
         close(part, finals_t[which].detach().numpy()[row])
-        loss = loss + mg.sum(part * last[which][row])
+        loss = loss + mg.sum(part * mg.Tensor(last[which][row]))
     loss.backward()
     close(x_m.grad, x_t.grad.numpy())
     for row, state in enumerate(starts_m):
@@ -223,7 +223,9 @@ def test_bidirectional_equals_two_transcriptions_on_ragged_rows(backend, kind):
     xs, weight = leaf(rng.normal(size=(T, B, D))), rng.normal(size=(T, B, 2 * H))
     state = tuple(random_state(cell, B, rng) for cell in pair)
     ys, final = rnn.Bidirectional(*pair)(xs, state, lengths=lengths)
-    found = gradients(mg.sum(ys * weight), xs, state, [cell.parameters() for cell in pair])
+    found = gradients(
+        mg.sum(ys * mg.Tensor(weight)), xs, state, [cell.parameters() for cell in pair]
+    )
 
     want_y, want_x = np.zeros(ys.shape), np.zeros(xs.shape)
     total = [{name: 0.0 for name, _ in cell.named_parameters()} for cell in pair]

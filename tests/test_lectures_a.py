@@ -170,7 +170,7 @@ def test_the_sort_needs_no_recursion(backend):
     W = leaf([[0.5]])
 
     start = mg.ones((1, 1), dtype="float64")
-    _, s = unroll(lambda x, s: (s, mg.tanh(s @ W)), None, start, steps=20_000)
+    _, s = unroll(lambda x, s: (s, mg.tanh(s @ W)), None, start, steps=5_000)
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(200)
     try:
@@ -178,7 +178,7 @@ def test_the_sort_needs_no_recursion(backend):
         s.backward([[1.0]])
     finally:
         sys.setrecursionlimit(limit)
-    assert len(order) == len(nodes) > 40_000
+    assert len(order) == len(nodes) >= 10_000
     assert np.isfinite(W.grad.numpy()).all()
 
 
@@ -199,9 +199,9 @@ def test_a_shared_weights_gradient_is_the_sum_over_copies_used_once(backend, kin
     for t in range(T):
         y, state = copies[t](mg.Tensor(xs[t]), state)
         ys.append(y)
-    mg.sum(mg.stack(ys) * weight).backward()
+    mg.sum(mg.stack(ys) * mg.Tensor(weight)).backward()
 
-    loss = mg.sum(unroll(cell, mg.Tensor(xs))[0] * weight)
+    loss = mg.sum(unroll(cell, mg.Tensor(xs))[0] * mg.Tensor(weight))
     for name, shared in cell.named_parameters():
         per_step = np.stack([getattr(c, name).grad.numpy() for c in copies])
         uses = mg.pullback(loss, shared, split="use")
@@ -221,8 +221,8 @@ def test_each_uses_gradient_equals_the_hand_written_one(backend):
     U, W, V = (leaf(p[name].T) for name in "UWV")
     h, losses = mg.zeros((1, 3), dtype="float64"), []
     for t in range(5):
-        h = mg.tanh(h @ W + x[t : t + 1] @ U + p["b"])
-        losses.append(mg.functional.cross_entropy(h @ V + p["c"], labels[t : t + 1]))
+        h = mg.tanh(h @ W + mg.Tensor(x[t : t + 1]) @ U + mg.Tensor(p["b"]))
+        losses.append(mg.functional.cross_entropy(h @ V + mg.Tensor(p["c"]), labels[t : t + 1]))
     expected = vanilla.backward(p, x, labels, np.zeros(3))
     loss = mg.sum(mg.stack(losses))
     for name, leaf_ in (("U", U), ("W", W), ("V", V)):

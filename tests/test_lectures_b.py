@@ -265,7 +265,7 @@ def test_the_vanilla_rnn_without_biases(backend):
     close(hs, expected["h"])
     close(y, expected["y"])
     result = over_batch(plain.cs231n_backward, p, [x, weight], [h0])
-    found = gradients(mg.sum(y * weight), cell.Wh, cell.Wx, head.W, x_m, h_m)
+    found = gradients(mg.sum(y * mg.Tensor(weight)), cell.Wh, cell.Wx, head.W, x_m, h_m)
     for ours, name in zip(found, [*shapes, "x", "h0"], strict=True):
         close(ours, result[name].T if name in p else result[name])
 

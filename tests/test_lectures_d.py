@@ -124,8 +124,8 @@ def test_one_weight_tied_across_layers(backend, kind):
     xs, weight = mg.Tensor(rng.normal(size=(T, 2, 3))), rng.normal(size=(T, 2, 3))
     ours, theirs = (unroll(stack, xs)[0] for stack in (tied, untied))
     close(ours, theirs.numpy(), 0)
-    mg.sum(theirs * weight).backward()
-    found = gradients(mg.sum(ours * weight), cell.parameters())
+    mg.sum(theirs * mg.Tensor(weight)).backward()
+    found = gradients(mg.sum(ours * mg.Tensor(weight)), cell.parameters())
     for gradient, expected in zip(found, summed(untied.cells), strict=True):
         close(gradient, expected)
 
@@ -160,7 +160,7 @@ def test_one_weight_tied_as_embedding_and_as_softmax(backend):
     values = rng.normal(size=(5, 3))
 
     def loss(rows, columns):
-        hs, _ = unroll(cell, rows[ids])
+        hs, _ = unroll(cell, rows[mg.Tensor(ids)])
         return F.cross_entropy(hs @ columns.T, labels)
 
     E, rows, columns = leaf(values), leaf(values), leaf(values)
@@ -214,7 +214,7 @@ def test_the_mean_per_sequence_weights_samples_equally(backend, kind):
     parameters, together, alone, mask = batch(kind, 9)
     logits, labels = together()
     losses = F.cross_entropy(logits, labels, mask=mask, reduction="none")
-    loss = mg.mean(mg.sum(losses, axis=0) / np.array(LENGTHS, "float64"))
+    loss = mg.mean(mg.sum(losses, axis=0) / mg.Tensor(LENGTHS, dtype="float64"))
     found = gradients(loss, parameters)
     per_sample = [alone(b) for b in range(4)]
     for i, ours in enumerate(found):

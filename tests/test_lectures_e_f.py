@@ -42,7 +42,7 @@ def compare_network_with_torch(torch, kind, layers, seed):
     for depth, state in enumerate(final):
         for ours, theirs in zip(tree.flatten(state)[0], finals_t, strict=True):
             close(ours, theirs.detach().numpy()[depth])
-    mg.sum(ys * weight).backward()
+    mg.sum(ys * mg.Tensor(weight)).backward()
     close(x_m.grad, x_t.grad.numpy())
     compare_with_torch(kind, net, cells)
 
@@ -65,7 +65,7 @@ def compare_network_with_transcription(kinds, sizes, seed):
         same_bits(tree.map(lambda s: s[-1], ours), last)
     weight = rng.normal(size=ys.shape)
     expected = chain_backward(kinds, weights, xs.numpy(), weight, starts)
-    found = gradients(mg.sum(ys * weight), xs, state, stack.parameters())
+    found = gradients(mg.sum(ys * mg.Tensor(weight)), xs, state, stack.parameters())
     first = [r[f"{p}0"] for k, r in zip(kinds, expected, strict=True) for p in KINDS[k].parts]
     own = [g for k, r in zip(kinds, expected, strict=True) for g in packed(k, r).values()]
     for ours, value in zip(found, [expected[0]["x"], *first, *own], strict=True):
