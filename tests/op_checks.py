@@ -14,7 +14,8 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import tree
-from minigrad.op import Spec, at_choke_points, bare, execute, specs_of
+from minigrad.op import at_choke_points, bare, execute
+from minigrad.spec import Spec, specs_of
 from minigrad.tensor import leaf, make
 from tests.op_rows.row import Row, Sample
 from tests.tolerances import close
@@ -102,7 +103,7 @@ def check_values(row: Row, backend: str) -> None:
         got, want = call.run(tensors), call.reference(call.arrays)
         assert len(got) == len(want), f"{row.name}: {len(got)} results, not {len(want)}"
         for y, expected in zip(got, want, strict=True):
-            assert y.backend.name == backend
+            assert y.backend is mg.resolve(backend)
             assert y.shape == expected.shape, f"{row.name}: {y.shape}, not {expected.shape}"
             assert y.dtype == expected.dtype, f"{row.name}: {y.dtype}, not {expected.dtype}"
             kind = "float32" if expected.dtype == np.float32 else "float64"

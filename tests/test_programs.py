@@ -40,6 +40,10 @@ def axis_of(n: int, x: Any) -> int:
     return n % x.ndim if x.ndim else 0
 
 
+def constant(xp: Any, array: np.ndarray) -> Any:
+    return array if xp is np else mg.Tensor(array)
+
+
 def halves(xp: Any, n: int, x: Any) -> Any:
     if not x.ndim:
         return [x]
@@ -95,12 +99,12 @@ def sliced(xp: Any, n: int, x: Any) -> Any:
     if not x.ndim or not x.shape[0]:
         return x
     first = n % x.shape[0]
-    return [x[first], x[::-2], x[np.array([first, -1, first])]]
+    return [x[first], x[::-2], x[constant(xp, np.array([first, -1, first]))]]
 
 
 def chosen(xp: Any, n: int, a: Any, b: Any) -> Any:
     mask = np.arange(a.size).reshape(a.shape) % 2 == n % 2
-    return xp.where(mask, a, b) if fits(a, b) and fits(a, b * 1.0) else a
+    return xp.where(constant(xp, mask), a, b) if fits(a, b) and fits(a, b * 1.0) else a
 
 
 def unstacked(n: int, x: Any) -> Any:
