@@ -33,7 +33,7 @@ def number(
     good = not isinstance(value, (bool, str))
     try:
         found = float(value) if good else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     inside = (low < found if left else low <= found) and (found < high if right else found <= high)
     if not inside or math.isinf(found):

@@ -1,4 +1,4 @@
-"""Recurrent networks as ordinary graph code on minigrad: cells, unrolling, and what is built of them."""
+"""Recurrent networks as ordinary graph code on minigrad: cells, unrolling, what they compose to."""
 
 from minigrad_rnn.cells import GRUCell, LSTMCell, RNNCell
 from minigrad_rnn.compose import (

@@ -8,58 +8,78 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import minigrad as mg
 from minigrad_rnn import text
-
-DEFAULT_MODEL = "minigrad-rnn.safetensors"
-
-
-class UsageError(ValueError):
-    """A command line that asks for something impossible; the message is one line."""
+from minigrad_rnn.decode import COLDEST
+from minigrad_rnn.language import CELLS, bits_per_character, generate, usual_prime
+from minigrad_rnn.session import EPOCHS, LARGEST, Settings, load_model
+from minigrad_rnn.train_command import DEFAULT_MODEL, UsageError, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, or 2 after an error of the user's."""
+    """Run the command; returns its exit status: 0, 2 after a user's error, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a model may write what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.command is None:
+    options = parser.parse_args(argv)
+    if options.command is None:
         parser.print_help()
         return 0
     try:
-        status = arguments.run(arguments)
+        status = options.run(options)
         sys.stdout.flush()
-        return int(status or 0)
+        return int(status)
     except (mg.MinigradError, text.TextError, UsageError) as error:
-        print(f"minigrad-rnn {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        message = str(error)
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    except MemoryError:
+        message = "not enough memory: choose a smaller --hidden, --batch or --seq"
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+    # What a file says of itself may be in the message: one line, and no control characters.
+    line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+    print(f"minigrad-rnn {options.command}: {line}", file=sys.stderr)
+    return 2
 
 
-def _number(kind: type, low: float, high: float, words: str) -> Callable[[str], float]:
+# --- the command line ----------------------------------------------------------------------------
+
+Converter = Callable[[str], float]
+
+
+def _number(kind: type, low: float, high: float, words: str) -> Converter:
     def convert(value: str) -> float:
         try:
             number = kind(value)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{words} is needed, not {value!r}") from None
-        if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{words} is needed, not {value}")
+            number = None
+        if number is None or not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{words} is needed, not {value!r}")
         return number
 
     return convert
 
 
-_COUNT = _number(int, 1, 10**9, "a whole number >= 1")
+_COUNT = _number(int, 1, LARGEST, "a whole number >= 1")
 _SEED = _number(int, 0, 2**63 - 1, "a whole number >= 0")
-_POSITIVE = _number(float, 1e-9, 1e9, "a number > 0")
-_NOT_NEGATIVE = _number(float, 0, 1e9, "a number >= 0")
+_POSITIVE = _number(float, 1e-9, LARGEST, "a number > 0")
+_NOT_NEGATIVE = _number(float, 0, LARGEST, "a number >= 0")
 _SHARE = _number(float, 0, 0.999, "a number from 0 to 0.999")
 _PROBABILITY = _number(float, 1e-9, 1, "a number in (0, 1]")
+
+
+def _temperature(value: str) -> float:
+    words = f"0, or a number from {COLDEST:g} up,"
+    number = _number(float, 0, LARGEST, words)(value)
+    return number if number == 0 else _number(float, COLDEST, LARGEST, words)(value)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,182 +98,204 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    train = commands.add_parser(
-        "train",
-        help="train a character model on a text",
-        description="Train a character model. Without --text it reads the docstrings of this "
-        "machine's Python standard library, and takes about three minutes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+def _command(
+    commands: Any, run: Callable[[Any], int], name: str, does: str, text: str, examples: str
+) -> argparse.ArgumentParser:
+    lines = "\n".join(f"  minigrad-rnn {name} {words}".rstrip() for words in examples.splitlines())
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=does,
+        description=text,
+        epilog=f"examples:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = train.add_argument
-    add("--text", metavar="FILE", help="a UTF-8 text file")
-    add("--cell", choices=("lstm", "gru", "rnn"), help="the recurrent cell")
-    add("--layers", type=_COUNT, metavar="N", help="cells on top of one another")
-    add("--hidden", type=_COUNT, metavar="N", help="units of each cell")
-    add("--seq", type=_COUNT, metavar="N", help="characters that a gradient goes back")
-    add("--batch", type=_COUNT, metavar="N", help="parts of the text read side by side")
-    length = train.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_POSITIVE, metavar="N", help="times through the text (4)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    parser = _command(
+        commands, train, "train", "train a character model on a text",
+        "Train a character model: it learns to tell the next character of a text.\n"
+        "Without --text it reads the docstrings of this machine's Python library, and takes\n"
+        "about three minutes. Ctrl-C saves and says how to go on.",
+        "\n--text novel.txt --save novel.safetensors --minutes 10\n"
+        "--cell gru --layers 1 --hidden 256\n--resume --epochs 8",
+    )  # fmt: skip
+
+    def setting(name: str, help: str, **how: Any) -> None:
+        # Their default is None, so that --resume knows what was given.
+        parser.add_argument(f"--{name}", help=f"{help} (default: {getattr(Settings, name)})", **how)
+
+    add = parser.add_argument
+    add("--text", metavar="FILE", help="a UTF-8 text file (default: the library's docstrings)")
+    setting("cell", "the recurrent cell", choices=tuple(CELLS))
+    setting("layers", "cells on top of one another", type=_COUNT, metavar="N")
+    setting("hidden", "units of each cell", type=_COUNT, metavar="N")
+    setting("seq", "characters that a gradient goes back", type=_COUNT, metavar="N")
+    setting("batch", "parts of the text read side by side", type=_COUNT, metavar="N")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--epochs", type=_POSITIVE, metavar="N", help=f"times through the text (default: {EPOCHS})"
+    )
     length.add_argument("--steps", type=_COUNT, metavar="N", help="updates of the weights")
     length.add_argument(
-        "--minutes", type=_POSITIVE, metavar="M", help="about this long, as measured at the start"
+        "--minutes",
+        type=_POSITIVE,
+        metavar="M",
+        help="about this long, by the pace of this machine",
     )
-    add("--lr", type=_POSITIVE, metavar="RATE", help="the highest learning rate of Adam")
-    add("--clip", type=_NOT_NEGATIVE, metavar="NORM", help="the longest gradient; 0 for any")
-    add("--dropout", type=_SHARE, metavar="P", help="share dropped between cells")
+    setting("lr", "the highest learning rate of Adam", type=_POSITIVE, metavar="RATE")
+    setting("clip", "the longest gradient, 0 for any", type=_NOT_NEGATIVE, metavar="NORM")
+    setting("dropout", "share dropped between cells", type=_SHARE, metavar="P")
+    setting("validation", "share held out, the text's end", type=_PROBABILITY, metavar="P")
+    setting("seed", "of weights and dropout", type=_SEED, metavar="N")
     add(
-        "--validation",
-        type=_PROBABILITY,
-        metavar="SHARE",
-        help="part of the text held out, its end",
-    )
-    add("--seed", type=_SEED, metavar="N", help="of weights and dropout")
-    add("--save", metavar="FILE", default=DEFAULT_MODEL, help="the model, saved as it trains")
+        "--save", metavar="FILE", default=DEFAULT_MODEL,
+        help="the model, saved as it trains; one that is there is kept under another name "
+        "(default: %(default)s)",
+    )  # fmt: skip
     add("--resume", action="store_true", help="go on with the training that --save holds")
-    train.set_defaults(run=_train)
 
 
-def _model_argument(parser: argparse.ArgumentParser) -> None:
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="FILE", default=DEFAULT_MODEL, help="what train has saved"
+        "--model",
+        metavar="FILE",
+        default=DEFAULT_MODEL,
+        help="what train saved (default: %(default)s)",
     )
 
 
-def _add_sample(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    sample = commands.add_parser(
-        "sample",
-        help="let a trained model write",
-        description="Let a trained model write, character by character.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    _model_argument(sample)
-    add = sample.add_argument
-    add("--prime", metavar="TEXT", default="The ", help="what the text begins with")
-    add("--length", type=_COUNT, metavar="N", default=500, help="characters to write")
+def _add_sample(commands: Any) -> None:
+    parser = _command(
+        commands, _sample, "sample", "let a trained model write",
+        "Let a trained model write, character by character.",
+        '--prime "Return the "\n--temperature 1 --length 2000 --seed 3\n--top-k 5 --top-p 0.9',
+    )  # fmt: skip
+    _add_model(parser)
+    add = parser.add_argument
     add(
-        "--temperature",
-        type=_NOT_NEGATIVE,
-        metavar="T",
-        default=0.7,
-        help="0 takes the likeliest, 1 the model's own probabilities",
+        "--prime", metavar="TEXT", help='what the text begins with (default: "The ", or a new line)'
     )
-    add("--top-k", type=_COUNT, metavar="K", help="draw from the K likeliest characters only")
     add(
-        "--top-p",
-        type=_PROBABILITY,
-        metavar="P",
-        help="draw from the likeliest characters that make up P",
-    )
-    add("--seed", type=_SEED, metavar="N", default=0, help="another seed, another text")
-    sample.set_defaults(run=_sample)
+        "--length", type=_COUNT, metavar="N", default=500,
+        help="characters to write (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--temperature", type=_temperature, metavar="T", default=0.7,
+        help="0 takes the likeliest, 1 the model's own probabilities (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--top-k", type=_COUNT, metavar="K",
+        help="draw from the K likeliest characters only (default: from all)",
+    )  # fmt: skip
+    add(
+        "--top-p", type=_PROBABILITY, metavar="P",
+        help="draw from the likeliest characters that make up P (default: from all)",
+    )  # fmt: skip
+    add(
+        "--seed", type=_SEED, metavar="N", default=0,
+        help="another seed, another text (default: %(default)s)",
+    )  # fmt: skip
 
 
-def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    score = commands.add_parser(
-        "score",
-        help="bits per character of a text under a trained model",
-        description="Bits per character of texts under a trained model: -log2 P(character | all "
+def _add_score(commands: Any) -> None:
+    parser = _command(
+        commands, _score, "score", "bits per character of a text under a trained model",
+        "Bits per character of texts under a trained model: the mean of -log2 P(character | all\n"
         "before it), from the second character on. Fewer is better.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    score.add_argument("files", nargs="+", metavar="FILE", help="a UTF-8 text file")
-    _model_argument(score)
-    score.add_argument(
-        "--replace", metavar="CHARACTER", help="stands for characters the model has never seen"
-    )
-    score.set_defaults(run=_score)
+        "chapter.txt\nmine.txt yours.txt --model novel.safetensors --replace ' '",
+    )  # fmt: skip
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a UTF-8 text file")
+    _add_model(parser)
+    parser.add_argument(
+        "--replace", metavar="CHARACTER",
+        help="stands for characters the model has never seen (default: they are an error)",
+    )  # fmt: skip
 
 
-def _add_tutorial(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    tutorial = commands.add_parser(
-        "tutorial",
-        help="list the tutorials, or step through one",
-        description="Without a number: the list. With one: prose, cell, Enter, result.",
-    )
-    tutorial.add_argument("number", nargs="?", type=_COUNT, metavar="N", help="which one")
-    tutorial.add_argument(
-        "--notebook", metavar="FILE", help="write it as a notebook (.ipynb) instead"
-    )
-    tutorial.add_argument("--all", action="store_true", help="run on without waiting for Enter")
-    tutorial.set_defaults(run=_tutorial)
+def _add_tutorial(commands: Any) -> None:
+    parser = _command(
+        commands, _tutorial, "tutorial", "list the tutorials, or step through one",
+        "Without a number: the list. With one: prose, cell, Enter, result.",
+        "\n1\n1 --notebook engine.ipynb",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("number", nargs="?", type=_COUNT, metavar="N", help="which one")
+    add("--notebook", metavar="FILE", help="write it as a notebook (.ipynb) instead")
+    add("--all", action="store_true", help="run on without waiting for Enter")
 
 
 # --- what the commands do ------------------------------------------------------------------------
 
 
-def _train(arguments: argparse.Namespace) -> int:
-    from minigrad_rnn.train_command import train
+def _model(path: str) -> tuple[Any, text.Vocabulary]:
+    if not Path(path).exists():
+        raise UsageError(f"there is no {path}: `minigrad-rnn train` makes one; --model names it")
+    return load_model(path)
 
-    return train(arguments)
 
-
-def _sample(arguments: argparse.Namespace) -> int:
-    from minigrad_rnn.language import generate
-    from minigrad_rnn.session import load_model
-
-    model, vocabulary, _ = load_model(arguments.model)
-    if not arguments.prime:
+def _sample(options: argparse.Namespace) -> int:
+    model, vocabulary = _model(options.model)
+    prime = usual_prime(vocabulary) if options.prime is None else options.prime
+    if not prime:
         raise UsageError("--prime needs at least one character")
-    print(arguments.prime, end="", flush=True)
-    for character in generate(
+    written = generate(
         model,
         vocabulary,
-        arguments.prime,
-        arguments.length,
-        seed=arguments.seed,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-    ):
+        prime,
+        options.length,
+        seed=options.seed,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+    )
+    print(prime, end="", flush=True)
+    for character in written:
         print(character, end="", flush=True)
     print()
     return 0
 
 
-def _score(arguments: argparse.Namespace) -> int:
+def _score(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from minigrad_rnn.language import bits_per_character
-    from minigrad_rnn.session import load_model
-
-    model, vocabulary, _ = load_model(arguments.model)
-    if arguments.replace is not None and arguments.replace not in vocabulary.characters:
-        raise UsageError(f"--replace {arguments.replace!r} is not among the model's characters")
-    for name in arguments.files:
+    model, vocabulary = _model(options.model)
+    if options.replace is not None and options.replace not in list(vocabulary.characters):
+        raise UsageError(f"--replace {options.replace!r} is none of the model's characters")
+    for name in options.files:
         written = text.read_text(name, minimum=2)
         unknown = sorted(set(written) - set(vocabulary.characters))
-        if unknown and arguments.replace is None:
+        if unknown and options.replace is None:
             shown = " ".join(repr(c) for c in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
             raise UsageError(
                 f"{name}: the model has never seen {len(unknown)} of its characters ({shown}); "
-                f"choose one that stands for them: --replace ' '"
+                f"choose one that stands for them: --replace CHARACTER"
             )
-        ids = vocabulary.encode(written, arguments.replace)
+        ids = vocabulary.encode(written, options.replace)
         start = time.perf_counter()
         with tqdm(total=len(ids) - 1, unit="chars", leave=False, disable=None) as bar:
             bits = bits_per_character(model, ids, progress=bar.update)
         seconds = time.perf_counter() - start
-        print(
-            f"{bits:.4f} bits per character  {len(ids)} characters  {seconds:.1f} s  {Path(name)}"
-        )
+        print(f"{bits:.4f} bits per character  {len(ids)} characters  {seconds:.1f} s  {name}")
     return 0
 
 
-def _tutorial(arguments: argparse.Namespace) -> int:
+def _tutorial(options: argparse.Namespace) -> int:
     from minigrad_rnn import stepper
 
-    if arguments.number is None:
-        if arguments.notebook:
+    if options.number is None:
+        if options.notebook:
             raise UsageError("--notebook needs the number of a tutorial")
         print(stepper.listing())
         return 0
-    path = stepper.find(arguments.number)
-    if arguments.notebook:
-        stepper.write_notebook(path, arguments.notebook)
-        print(f"wrote {arguments.notebook}")
+    path = stepper.find(options.number)
+    if options.notebook:
+        stepper.write_notebook(path, options.notebook)
+        print(f"wrote {options.notebook}")
         return 0
-    return stepper.step_through(path, wait=not arguments.all and sys.stdin.isatty())
+    return stepper.step_through(path, wait=not options.all and sys.stdin.isatty())
 
 
 if __name__ == "__main__":

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import minigrad as mg
+from minigrad import arguments
 
 NEVER = float("-inf")
+COLDEST = 1e-6  # below it a float32 logit over the temperature may be infinite
 
 
 def check_choices(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise ValueError for a temperature, k or p outside its range."""
-    if not 0 <= temperature < float("inf"):
+    if temperature != 0 and not COLDEST <= temperature < float("inf"):
         raise ValueError(
-            f"temperature is a number >= 0 (0 takes the likeliest), not {temperature!r}"
+            f"temperature={temperature!r}: give 0, which takes the likeliest, or at least {COLDEST}"
         )
-    if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-        raise ValueError(f"top-k is a whole number >= 1, not {top_k!r}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top-p is a probability in (0, 1], not {top_p!r}")
+    if top_k is not None:
+        arguments.size("top_k", top_k)
+    if top_p is not None:
+        arguments.number("top_p", top_p, 0, 1, open="low")
 
 
 def narrowed(
@@ -53,7 +55,7 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> mg.Tensor:
-    """One index (B,) a row of logits (B, V); temperature 0 takes the likeliest, the first of equals."""
+    """One index (B,) a row of logits (B, V); temperature 0 takes the first of the likeliest."""
     if temperature == 0:
         check_choices(temperature, top_k, top_p)
         return mg.argmax(logits, axis=-1)

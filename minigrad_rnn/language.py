@@ -58,16 +58,19 @@ def evaluating(model: Module) -> Iterator[None]:
         model.train(training)
 
 
+Progress = Callable[[int], object]  # is told how many more characters are done
+
+
 def log_loss(
     model: CharacterModel,
     ids: np.ndarray,
     state: Any,
     chunk: int = 200,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[float, Any]:
     """-log P(ids[1:] | ids[0], state) in nats, summed over streams (T, B), and the state after it.
 
-    progress, if given, is called with the number of characters scored.
+    The chain rule of eq 10.33, `chunk` characters at a time, whose number changes nothing.
     """
     total = 0.0
     with mg.no_grad():
@@ -81,18 +84,24 @@ def log_loss(
 
 
 def bits_per_character(
-    model: CharacterModel, ids: np.ndarray, progress: Callable[[int], object] | None = None
+    model: CharacterModel, ids: np.ndarray, progress: Progress | None = None
 ) -> float:
-    """The mean of -log2 P(character | all before it) over a text (N,), from its second character on.
+    """The mean of -log2 P(character | all before it) over a text (N,), from the second one on.
 
-    The chain rule of eq 10.33, in one pass, with the state carried from the first character to the
-    last. Raises ValueError for a text of fewer than two characters.
+    One pass, with the state carried from the first character to the last. Raises ValueError for a
+    text of fewer than two characters.
     """
     if len(ids) < 2:
         raise ValueError(f"a score needs at least 2 characters, got {len(ids)}")
     with evaluating(model):
         nats, _ = log_loss(model, ids[:, None], model.initial_state(1), progress=progress)
     return nats / math.log(2) / (len(ids) - 1)
+
+
+def usual_prime(vocabulary: Vocabulary) -> str:
+    """What a text begins with where nobody says: a word, or a line, if the vocabulary has it."""
+    known = set(vocabulary.characters)
+    return next((p for p in ("The ", "\n") if known.issuperset(p)), vocabulary.characters[0])
 
 
 def generate(
@@ -108,7 +117,7 @@ def generate(
 ) -> Iterator[str]:
     """`length` characters after `prime`, one by one: each drawn from the model's conditional.
 
-    Character i is drawn with key fold(i) of the seed, so that the text is the same on every backend.
+    Character i is drawn with key fold(i) of the seed, so that every backend writes the same text.
     Raises TextError for a character of prime that the vocabulary lacks, ValueError for bad choices.
     """
     check_choices(temperature, top_k, top_p)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 import minigrad as mg
-from minigrad import tree
+from minigrad import arguments, tree
 from minigrad_rnn import text
 from minigrad_rnn.language import CELLS, CharacterModel, evaluating, log_loss
 
 KIND = "minigrad_rnn character model"
+LARGEST = 10**9  # of any setting that counts
+EPOCHS = 4  # of the default training: two to three minutes on two cores
+STREAMS = 20  # that validation reads side by side, of at least STREAM characters each
+STREAM = 2000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,26 +42,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.cell not in CELLS:
-            raise ValueError(f"cell is one of {', '.join(CELLS)}, not {self.cell!r}")
+            raise ValueError(f"cell={self.cell!r}: give one of {', '.join(CELLS)}")
         for name in ("layers", "hidden", "seq", "batch", "steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is a whole number >= 1, not {value!r}")
-        for name, low, high in (
-            ("lr", 0, math.inf),
-            ("clip", 0, math.inf),
-            ("dropout", 0, 1),
-            ("validation", 0, 1),
-        ):
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, (int, float))
-                or not low <= value < high
-            ):
-                raise ValueError(f"{name} is a number in [{low}, {high}), not {value!r}")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed is a whole number >= 0, not {self.seed!r}")
+            arguments.number(name, arguments.size(name, getattr(self, name)), 1, LARGEST)
+        arguments.number("lr", self.lr, 0)
+        arguments.number("clip", self.clip, 0)
+        arguments.number("dropout", self.dropout, 0, 1, open="high")
+        arguments.number("validation", self.validation, 0, 1, open="both")
+        arguments.size("seed", self.seed, least=0)
 
 
 class Session:
@@ -64,6 +57,7 @@ class Session:
 
     Truncated backpropagation through time: batches follow one another in the text, the state is
     carried from each to the next, its gradient is not. Each epoch starts from the zero state.
+    Raises TextError for a text that is too short, to train or to validate on.
     """
 
     def __init__(self, settings: Settings, corpus: text.Corpus) -> None:
@@ -74,6 +68,11 @@ class Session:
         self.per_epoch = text.batch_count(len(self.train_ids), settings.batch, settings.seq)
         if self.per_epoch == 0:
             text.batches(self.train_ids, settings.batch, settings.seq)  # says what is too short
+        if len(self.valid_ids) < 2:
+            raise text.TextError(
+                f"validation={settings.validation:g} holds out {len(self.valid_ids)} of {len(ids)} "
+                f"characters, and at least 2 are needed: give a longer text, or a larger share"
+            )
         mg.random.seed(settings.seed)
         self.model = CharacterModel(
             len(self.vocabulary), settings.hidden, settings.layers, settings.cell, settings.dropout
@@ -84,6 +83,7 @@ class Session:
         self.state = self.model.initial_state(settings.batch)
         self.losses: list[float] = []  # nats per character, one a step
         self.validations: list[tuple[int, float]] = []  # (step, bits per character)
+        self.made_with = circumstances()  # of a saved training: those it was saved under
         self._batches: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
 
     @property
@@ -103,7 +103,7 @@ class Session:
         return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.settings.steps)))
 
     def loss(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[mg.Tensor, Any]:
-        """Mean nats per character of a batch (T, B) from the carried state, and the state after it."""
+        """Mean nats per character of a batch (T, B), and the state after it."""
         logits, state = self.model(inputs, self.state)
         return mg.functional.cross_entropy(logits, targets), state
 
@@ -134,34 +134,19 @@ class Session:
             found = next(self._batches)
         return found
 
-    def seconds_per_step(self, repeats: int = 1) -> float:
-        """How long a step takes, from gradients computed and thrown away; changes nothing."""
-        from time import perf_counter
-
-        generator = mg.random.generator.detach()
-        inputs, targets = next(text.batches(self.train_ids, self.settings.batch, self.settings.seq))
-        self.model.train()
-        times = []
-        for _ in range(repeats + 1):
-            start = perf_counter()
-            self.loss(inputs, targets)[0].backward()
-            times.append(perf_counter() - start)
-            self.optimizer.zero_grad()
-        mg.random.generator.assign(generator)
-        return min(times)  # the first call may have compiled something
-
-    def validate(self, progress: Callable[[int], object] | None = None) -> float:
-        """Bits per character on the held-out text, in up to 20 streams; kept in `validations`."""
-        streams = max(1, min(20, len(self.valid_ids) // 2000))
+    @property
+    def held_out(self) -> np.ndarray:
+        """The text to validate on, (T, B): B up to 20 streams, each a part of it."""
+        streams = max(1, min(STREAMS, len(self.valid_ids) // STREAM))
         length = len(self.valid_ids) // streams
-        if length < 2:
-            raise ValueError("there is no held-out text to validate on; choose a larger validation")
-        ids = self.valid_ids[: streams * length].reshape(streams, length).T
+        return self.valid_ids[: streams * length].reshape(streams, length).T
+
+    def validate(self) -> float:
+        """Bits per character on the held-out text, kept in `validations`."""
+        ids = self.held_out
         with evaluating(self.model):
-            nats, _ = log_loss(
-                self.model, ids, self.model.initial_state(streams), progress=progress
-            )
-        bits = nats / math.log(2) / (ids.size - streams)
+            nats, _ = log_loss(self.model, ids, self.model.initial_state(ids.shape[1]))
+        bits = nats / math.log(2) / (ids.size - ids.shape[1])
         self.validations.append((self.step, bits))
         return bits
 
@@ -190,97 +175,99 @@ class Session:
         mg.save(path, tensors, metadata, keep=keep)
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], corpus: text.Corpus, steps: int | None = None
-    ) -> Session:
-        """Go on with a saved training; steps, if given, is the new total number of steps.
+    def load(cls, path: str | os.PathLike[str], corpus: text.Corpus) -> Session:
+        """The training that a file holds, to go on with; on the current backend.
 
         Raises CheckpointError for a damaged file, another kind of file, or another text.
         """
         tensors, metadata = mg.load(path)
         settings = _settings(path, tensors, metadata)
-        saved = metadata.get("corpus", {})
-        if not isinstance(saved, dict) or saved.get("sha256") != corpus.sha256:
-            name = saved.get("name") if isinstance(saved, dict) else None
+        saved = metadata.get("corpus")
+        saved = saved if isinstance(saved, dict) else {}
+        if saved.get("sha256") != corpus.sha256:
             raise mg.CheckpointError(
-                f"{path}: was trained on another text, {name}; give that text, or train anew with --save"
+                f"{path}: was trained on {str(saved.get('name'))[:200]!r}, whose text was not that "
+                f"of {corpus.name!r}; give the same text by --text, or train anew"
             )
-        if steps is not None:
-            settings = dataclasses.replace(settings, steps=steps)
-        session = cls(settings, corpus)
-        try:
+        with _fitting(path):
+            session = cls(settings, corpus)
             session.model.load_state_dict(mg.io.section(tensors, "model"))
             session.optimizer.load_state_dict(mg.io.section(tensors, "optimizer"))
-            session.step = _integer(metadata["step"])
+            session.step = arguments.size("step", metadata["step"], least=0)
             session.losses = [float(x) for x in tensors["losses"].numpy()]
+            if len(session.losses) != session.step:
+                raise ValueError(f"{len(session.losses)} losses of {session.step} steps")
             session.validations = [
-                (_integer(s), float(bits)) for s, bits in metadata["validations"]
+                (arguments.size("step", step), arguments.number("bits", bits, 0))
+                for step, bits in metadata["validations"]
             ]
-            leaves, rebuild = tree.flatten(session.state)
-            parts = mg.io.section(tensors, "state")
-            for i, leaf in enumerate(leaves):
-                leaf.assign(parts[str(i)])
-            session.state = rebuild(leaves)
+            for i, leaf in enumerate(tree.flatten(session.state)[0]):
+                leaf.assign(tensors[f"state.{i}"])
             mg.random.generator.assign(tensors["generator"])
-        except (mg.MinigradError, KeyError, TypeError, ValueError) as error:
-            raise mg.CheckpointError(f"{path}: does not fit its own settings: {error}") from error
+            session.made_with = dict(metadata["made with"])
         return session
 
 
-def load_model(
-    path: str | os.PathLike[str],
-) -> tuple[CharacterModel, text.Vocabulary, dict[str, Any]]:
-    """The model of a saved training, its vocabulary and the file's metadata.
+def load_model(path: str | os.PathLike[str]) -> tuple[CharacterModel, text.Vocabulary]:
+    """The model of a saved training, and its vocabulary; on the current backend.
 
     Raises CheckpointError for a damaged file or another kind of file.
     """
     tensors, metadata = mg.load(path)
     settings = _settings(path, tensors, metadata)
     vocabulary = text.Vocabulary(metadata["vocabulary"])
-    model = CharacterModel(
-        len(vocabulary), settings.hidden, settings.layers, settings.cell, settings.dropout
-    )
-    try:
+    with _fitting(path):
+        model = CharacterModel(
+            len(vocabulary), settings.hidden, settings.layers, settings.cell, settings.dropout
+        )
         model.load_state_dict(mg.io.section(tensors, "model"))
-    except mg.MinigradError as error:
+    return model, vocabulary
+
+
+@contextlib.contextmanager
+def _fitting(path: Any) -> Iterator[None]:
+    """CheckpointError in place of what a file raises whose parts do not fit together."""
+    try:
+        yield
+    except (mg.MinigradError, LookupError, TypeError, ValueError) as error:
         raise mg.CheckpointError(f"{path}: does not fit its own settings: {error}") from error
-    return model, vocabulary, metadata
 
 
 def _settings(path: Any, tensors: dict[str, mg.Tensor], metadata: dict[str, Any]) -> Settings:
-    """The settings of a file, believed only as far as its tensors bear them out."""
+    """The settings of a file, believed only as far as its tensors bear them out.
+
+    So that no model is built which is larger than the file: every weight matrix is looked at.
+    """
     if metadata.get("kind") != KIND:
         raise mg.CheckpointError(f"{path}: is no model of `minigrad-rnn train`")
-    try:
+    with _fitting(path):
         settings = Settings(**metadata["settings"])
-        characters = metadata["vocabulary"]
+        characters, H = metadata["vocabulary"], settings.hidden
         if not isinstance(characters, str) or text.Vocabulary(characters).characters != characters:
             raise ValueError("the vocabulary is not a sorted string of distinct characters")
-        shape = tensors["model.readout.W"].shape
-        if shape != (settings.hidden, len(characters)):
-            raise ValueError(f"readout of shape {shape} for hidden={settings.hidden}")
-        if f"model.cells.cells.{settings.layers - 1}.Wh" not in tensors:
-            raise ValueError(f"fewer cells than layers={settings.layers}")
+        _check_shape(tensors, "model.readout.W", (H, len(characters)))
+        for k in range(settings.layers):
+            _check_shape(tensors, f"model.cells.cells.{k}.Wh", (H, CELLS[settings.cell].gates * H))
         if metadata["dtype"] != str(mg.default_dtype()):
             raise ValueError(
                 f"weights of {metadata['dtype']}, but the default dtype is {mg.default_dtype()}"
             )
-    except (KeyError, TypeError, ValueError) as error:
-        raise mg.CheckpointError(f"{path}: does not hold a usable model: {error}") from error
     return settings
 
 
-def _integer(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r} is no whole number")
-    return value
+def _check_shape(tensors: dict[str, mg.Tensor], name: str, shape: tuple[int, ...]) -> None:
+    if name not in tensors:
+        raise ValueError(f"there is no {name}")
+    if tensors[name].shape != shape:
+        raise ValueError(f"{name} is {tensors[name].shape}, not {shape}")
 
 
 def threads() -> int:
-    """How many threads the array library may use: OMP_NUM_THREADS, or the processors there are."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given):
-        return int(given)
+    """How many threads NumPy's products may use: as the environment says, or every processor."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        given = os.environ.get(name, "")
+        if given.isdecimal() and int(given):
+            return int(given)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -141,4 +141,6 @@ def write_notebook(path: Path, target: str) -> None:
         raise TextError(
             '--notebook needs jupytext: pip install "minigrad-rnn[tutorials]"'
         ) from None
+    if Path(target).suffix != ".ipynb":
+        raise TextError(f"--notebook {target}: a notebook is named *.ipynb")
     jupytext.write(jupytext.read(str(path)), target)

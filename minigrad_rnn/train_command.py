@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import math
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,112 +22,106 @@ from tqdm import tqdm
 
 import minigrad as mg
 from minigrad_rnn import text
-from minigrad_rnn.cli import DEFAULT_MODEL, UsageError
-from minigrad_rnn.language import generate
-from minigrad_rnn.session import Session, Settings, circumstances
+from minigrad_rnn.language import generate, log_loss, usual_prime
+from minigrad_rnn.session import EPOCHS, Session, Settings, circumstances
 
-EPOCHS = 4
+DEFAULT_MODEL = "minigrad-rnn.safetensors"
 SAVE_EVERY = 10.0  # seconds
 FIRST_SAMPLE = 8.0  # seconds after the start
-_CHOICES = (
-    "cell",
-    "layers",
-    "hidden",
-    "seq",
-    "batch",
-    "lr",
-    "clip",
-    "dropout",
-    "validation",
-    "seed",
-)
+CHOICES = [field.name for field in dataclasses.fields(Settings) if field.name != "steps"]
 
 
-def train(arguments: argparse.Namespace) -> int:
+class UsageError(ValueError):
+    """A command line that asks for something impossible; the message is one line."""
+
+
+def train(options: argparse.Namespace) -> int:
     """Run the command; 0 at the end, 130 after Ctrl-C."""
-    path = Path(arguments.save)
+    started = time.perf_counter()
+    path = Path(options.save)
     if path.suffix not in (".safetensors", ".npz"):
         raise UsageError(f"--save {path}: a model is saved as .safetensors or .npz")
     if not path.parent.is_dir():
         raise UsageError(f"--save {path}: there is no folder {path.parent}")
-    corpus = _corpus(arguments.text)
-    session = (
-        _resumed(arguments, path, corpus) if arguments.resume else _new(arguments, path, corpus)
+    if path.is_dir():
+        raise UsageError(f"--save {path}: is a folder; name a file in it")
+    if options.text is None:
+        corpus = text.default_corpus()
+    else:
+        corpus = text.Corpus.of(text.read_text(options.text), options.text)
+    session = _resumed(options, path, corpus) if options.resume else _new(options, corpus)
+    session.settings = dataclasses.replace(
+        session.settings, steps=_steps(options, session, started)
     )
-    return _Run(session, path, arguments).run()
+    return _Run(session, path, options, started).run()
 
 
-def _corpus(name: str | None) -> text.Corpus:
-    if name is None:
-        return text.default_corpus()
-    return text.Corpus.of(text.read_text(name), str(name))
-
-
-def _new(arguments: argparse.Namespace, path: Path, corpus: text.Corpus) -> Session:
-    chosen = {n: getattr(arguments, n) for n in _CHOICES if getattr(arguments, n) is not None}
+def _new(options: argparse.Namespace, corpus: text.Corpus) -> Session:
+    chosen = {n: getattr(options, n) for n in CHOICES if getattr(options, n) is not None}
     try:
-        session = Session(Settings(**chosen, steps=arguments.steps or 1), corpus)
+        return Session(Settings(**chosen), corpus)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    steps = arguments.steps or _steps(arguments, session)
-    session.settings = dataclasses.replace(session.settings, steps=steps)
-    if path.exists():
-        kept = _free_name(path)
-        os.replace(path, kept)
-        print(f"kept      the model that {path} held as {kept}")
-    return session
 
 
-def _steps(arguments: argparse.Namespace, session: Session) -> int:
-    if arguments.minutes is not None:
-        return max(1, int(arguments.minutes * 60 / session.seconds_per_step(5)))
-    epochs = EPOCHS if arguments.epochs is None else arguments.epochs
-    return max(1, round(epochs * session.per_epoch))
-
-
-def _free_name(path: Path) -> Path:
-    number = 1
-    while (kept := path.with_name(f"{path.stem}-earlier-{number}{path.suffix}")).exists():
-        number += 1
-    return kept
-
-
-def _resumed(arguments: argparse.Namespace, path: Path, corpus: text.Corpus) -> Session:
+def _resumed(options: argparse.Namespace, path: Path, corpus: text.Corpus) -> Session:
     if not path.exists():
         raise UsageError(
             f"--resume: there is no {path}; leave --resume out, or name the file with --save"
         )
     session = Session.load(path, corpus)
-    for name in _CHOICES:
-        given, saved = getattr(arguments, name), getattr(session.settings, name)
+    for name in CHOICES:
+        given, saved = getattr(options, name), getattr(session.settings, name)
         if given is not None and given != saved:
             raise UsageError(
-                f"--resume: {path} was trained with {name}={saved}, not {given}; leave --{name} out, "
-                f"or train anew without --resume"
+                f"--resume: {path} was trained with {name}={saved}, not {given}; "
+                f"leave --{name} out, or train anew without --resume"
             )
-    if arguments.minutes is not None or arguments.epochs is not None or arguments.steps is not None:
-        steps = arguments.steps or _steps(arguments, session)
-        if arguments.minutes is not None:
-            steps += session.step
-        session.settings = dataclasses.replace(session.settings, steps=steps)
-    _, metadata = mg.load(path)
-    before, now = metadata.get("made with", {}), circumstances()
-    for name in now:
-        if isinstance(before, dict) and before.get(name) != now[name]:
-            print(
-                f"note      {name} was {before.get(name)}, now {now[name]}: the last bits may differ"
-            )
+    for name, now in circumstances().items():
+        if (before := session.made_with.get(name)) != now:
+            print(f"note      {name} was {before}, now {now}: the last bits may differ")
     return session
+
+
+def _steps(options: argparse.Namespace, session: Session, started: float) -> int:
+    """The step at which to end."""
+    if options.steps is not None:
+        return int(options.steps)
+    if options.minutes is not None:
+        return _steps_in(60 * options.minutes, session, started)
+    if options.epochs is None and options.resume:
+        return session.settings.steps
+    epochs = EPOCHS if options.epochs is None else options.epochs
+    return max(1, round(epochs * session.per_epoch))
+
+
+def _steps_in(seconds: float, session: Session, started: float) -> int:
+    """The step at which to end `seconds` after the start, measured on a training thrown away."""
+    generator = mg.random.generator.detach()
+    trial = Session(session.settings, session.corpus)
+    trial.advance()  # compiles what is to be compiled
+    made, begin = 0, time.perf_counter()
+    while made < 3 or time.perf_counter() - begin < min(3.0, 0.03 * seconds):
+        trial.advance()
+        made += 1
+    per_step = (time.perf_counter() - begin) / made
+    piece, begin = trial.held_out[:201], time.perf_counter()
+    log_loss(trial.model, piece, trial.model.initial_state(piece.shape[1]))
+    validation = (time.perf_counter() - begin) * len(trial.held_out) / len(piece)
+    mg.random.generator.assign(generator)
+    left = seconds - (time.perf_counter() - started) - validation  # the one at the end
+    return session.step + max(1, int(left / (per_step + validation / session.per_epoch)))
 
 
 class _Run:
     """One run of the command over a session."""
 
-    def __init__(self, session: Session, path: Path, arguments: argparse.Namespace) -> None:
-        self.session, self.path, self.arguments = session, path, arguments
-        self.interrupted = False
-        self.started = self.saved = time.perf_counter()
-        self.sampled = False
+    def __init__(
+        self, session: Session, path: Path, options: argparse.Namespace, started: float
+    ) -> None:
+        self.session, self.path, self.options, self.started = session, path, options, started
+        self.saved_step, self.saved_at = session.step, started
+        self.interrupted = self.expected = self.sampled = False
 
     def run(self) -> int:
         session = self.session
@@ -132,158 +129,213 @@ class _Run:
         if session.done:
             print(f"done      {session.step} steps are made; --epochs or --steps asks for more")
             return 0
-        before = signal.signal(signal.SIGINT, self._interrupt)
         try:
-            self._loop()
-        finally:
-            signal.signal(signal.SIGINT, before)
-            session.save(self.path)
-        _write_curve(session, self.path)
+            with self._listening():
+                if not self.options.resume:
+                    self._make_room()
+                self._loop()
+                if self.interrupted:
+                    self._save()
+                    _write_curve(session, self.path)
+        except KeyboardInterrupt:
+            print(f"\nstopped   at once; {self.path} holds step {self.saved_step}. Go on with:")
+            print(f"  {self._command('train', '--resume')}")
+            return 130
         if self.interrupted:
-            again = shlex.join(["minigrad-rnn", "train", *self._same(), "--resume"])
             print(
-                f"\nstopped   after step {session.step} of {session.settings.steps}; all is saved. Go on with:"
+                f"\nstopped   after step {session.step} of {session.settings.steps}; all is saved"
             )
-            print(f"  {again}")
+            print(f"next\n  {self._command('train', '--resume')}")
             return 130
         self._closing()
         return 0
 
     def _announce(self) -> None:
-        session, settings = self.session, self.session.settings
-        corpus, made = session.corpus, circumstances()
-        size = sum(p.size for p in session.parameters)
-        print(f"text      {corpus.name}: {len(corpus.text):,} characters, "
-              f"{len(session.vocabulary)} distinct, sha256 {corpus.sha256[:16]}")  # fmt: skip
+        session, settings, made = self.session, self.session.settings, circumstances()
+        corpus, size = session.corpus, sum(p.size for p in session.parameters)
         print(
-            f"model     {settings.layers} x {settings.cell}, hidden {settings.hidden}: {size:,} parameters"
+            f"text      {corpus.name}: {len(corpus.text):,} characters, "
+            f"{len(session.vocabulary)} distinct, sha256 {corpus.sha256[:16]}\n"
+            f"model     {settings.layers} x {settings.cell}, hidden {settings.hidden}: "
+            f"{size:,} parameters\n"
+            f"training  steps {session.step + 1:,} to {settings.steps:,} "
+            f"({settings.steps / session.per_epoch:.3g} epochs), {settings.batch} streams of "
+            f"{settings.seq} characters a step\n"
+            f"running   on backend {made['backend']}, {made['threads']} threads; saved to "
+            f"{self.path} every {SAVE_EVERY:.0f} s, Ctrl-C saves and stops",
+            flush=True,
         )
-        print(f"training  steps {session.step + 1:,} to {settings.steps:,} "
-              f"({settings.steps / session.per_epoch:.3g} epochs), {settings.batch} streams of "
-              f"{settings.seq} characters a step")  # fmt: skip
-        print(f"running   on backend {made['backend']}, {made['threads']} threads; saved to {self.path} "
-              f"every {SAVE_EVERY:.0f} s, Ctrl-C saves and stops", flush=True)  # fmt: skip
-        left = session.settings.steps - session.step
-        if left > 0:
-            print(f"expected  {left * session.seconds_per_step() / 60:.1f} minutes", flush=True)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Ctrl-C lets the step that is being made end; the second one does not wait."""
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
-        self.interrupted = True  # the step that is being made is finished first
+        self.interrupted = True
+        # Not print: this may have come in the middle of one.
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+    def _make_room(self) -> None:
+        """Save the beginning, and keep what the file held under another name."""
+        if not self.path.exists():
+            return self._save()
+        number = 1
+        while (kept := _beside(self.path, f"-earlier-{number}{self.path.suffix}")).exists():
+            number += 1
+        os.replace(self.path, kept)
+        try:
+            self._save()
+        except mg.MinigradError:
+            os.replace(kept, self.path)
+            raise
+        print(f"kept      the model that {self.path} held as {kept}", flush=True)
+
+    def _save(self) -> None:
+        self.session.save(self.path)
+        self.saved_step, self.saved_at = self.session.step, time.perf_counter()
 
     def _loop(self) -> None:
         session = self.session
-        steps, per_step = session.settings.steps, session.settings.batch * session.settings.seq
+        per_step = session.settings.batch * session.settings.seq
+        first, smooth, compiled = session.step, None, 0.0
         with tqdm(
-            total=steps,
-            initial=session.step,
+            total=session.settings.steps,
+            initial=first,
             unit="step",
             mininterval=0.2 if sys.stderr.isatty() else 10,
             dynamic_ncols=True,
         ) as bar:
-            smooth = None
-            first, since = session.step, time.perf_counter()
+            begin = time.perf_counter()
             while not session.done and not self.interrupted:
-                loss = session.advance()
-                if not math.isfinite(loss):
-                    raise UsageError(
-                        f"the loss became {loss} at step {session.step}; try a smaller --lr or --clip"
-                    )
+                loss = self._advance()
                 smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
-                rate = (session.step - first) * per_step / (time.perf_counter() - since)
+                now = time.perf_counter()
                 bar.set_postfix_str(
-                    f"epoch {session.epoch:.2f}, loss {smooth:.3f}, {smooth / math.log(2):.3f} bits/char, "
-                    f"{rate:,.0f} chars/s",
+                    f"epoch {session.epoch:.2f}, loss {smooth:.3f}, "
+                    f"{smooth / math.log(2):.3f} bits/char, "
+                    f"{(session.step - first) * per_step / (now - begin):,.0f} chars/s",
                     refresh=False,
                 )
                 bar.update()
-                self._between_steps(bar)
+                compiled = compiled or now  # the first step may have compiled something
+                if not self.expected and now - compiled > 0.2:
+                    self._expect(bar, (now - compiled) / (session.step - first - 1))
+                self._between_steps(bar, now)
 
-    def _between_steps(self, bar: Any) -> None:
+    def _advance(self) -> float:
         session = self.session
-        now = time.perf_counter()
-        if not self.sampled and now - self.started > FIRST_SAMPLE:
-            self.sampled = True
-            self._sample(bar, 80)
+        try:
+            loss = session.advance()
+        except mg.NonFiniteError:  # from the clipping
+            loss = math.nan
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"the loss or its gradient became infinite in step {session.step}; "
+                f"{self.path} holds step {self.saved_step}; train anew with a smaller --lr"
+            )
+        return loss
+
+    def _expect(self, bar: Any, per_step: float) -> None:
+        self.expected = True
+        minutes = (self.session.settings.steps - self.session.step) * per_step / 60
+        bar.clear()
+        bar.write(f"expected  {minutes:.1f} minutes")
+        sys.stdout.flush()
+
+    def _between_steps(self, bar: Any, now: float) -> None:
+        session = self.session
         if session.step % session.per_epoch == 0 or session.done:
             bits = session.validate()
-            tqdm.write(f"step {session.step:,}: validation {bits:.4f} bits per character")
+            bar.write(f"step {session.step:,}: validation {bits:.4f} bits per character")
             self._sample(bar, 200)
-            session.save(self.path)
+            self._save()
             _write_curve(session, self.path)
-            self.saved = now
-        elif now - self.saved > SAVE_EVERY:
-            session.save(self.path)
-            self.saved = time.perf_counter()
+        elif now - self.saved_at > SAVE_EVERY:
+            self._save()
+        if not self.sampled and now - self.started > FIRST_SAMPLE:
+            self._sample(bar, 80)
 
     def _sample(self, bar: Any, length: int) -> None:
-        session = self.session
-        prime = "\n" if "\n" in session.vocabulary.characters else session.corpus.text[0]
-        written = generate(
-            session.model, session.vocabulary, prime, length, seed=session.step, temperature=0.7
-        )
-        bar.clear()
-        tqdm.write("\n".join(f"    | {line}" for line in "".join(written).split("\n")))
-
-    def _same(self) -> list[str]:
-        words = []
-        if self.arguments.text is not None:
-            words += ["--text", self.arguments.text]
-        if self.path != Path(DEFAULT_MODEL):
-            words += ["--save", str(self.path)]
-        return words
+        self.sampled = True
+        model, vocabulary = self.session.model, self.session.vocabulary
+        written = "".join(
+            generate(
+                model, vocabulary, usual_prime(vocabulary), length,
+                seed=self.session.step, temperature=0.7,
+            )
+        )  # fmt: skip
+        bar.write("\n".join(f"    | {line}" for line in written.split("\n")))
+        sys.stdout.flush()
 
     def _closing(self) -> None:
         minutes = (time.perf_counter() - self.started) / 60
         bits = self.session.validations[-1][1]
-        curve = [
-            str(p) for p in (_beside(self.path, ".csv"), _beside(self.path, ".png")) if p.exists()
-        ]
-        model = [] if self.path == Path(DEFAULT_MODEL) else ["--model", str(self.path)]
-        print(f"done      {minutes:.1f} minutes, validation {bits:.4f} bits per character")
-        print(f"saved     {self.path}, loss curve {' and '.join(curve)}")
-        print("next")
-        more = math.ceil(2 * self.session.settings.steps / self.session.per_epoch)
+        curve = [_beside(self.path, suffix) for suffix in (".csv", ".png")]
+        shown = " and ".join(str(file) for file in curve if file.exists())
+        epochs = math.ceil(2 * self.session.settings.steps / self.session.per_epoch)
+        print(
+            f"done      {minutes:.1f} minutes, validation {bits:.4f} bits per character\n"
+            f"saved     {self.path}, loss curve {shown}\n"
+            f"next"
+        )
         for words in (
-            ["sample", *model, "--prime", "The "],
-            ["sample", *model, "--temperature", "1.0", "--length", "1000"],
-            ["score", "FILE.txt", *model],
-            ["train", *self._same(), "--resume", "--epochs", str(more)],
+            ["sample", "--prime", usual_prime(self.session.vocabulary)],
+            ["sample", "--temperature", "1.0", "--length", "1000"],
+            ["score", "FILE.txt"],
+            ["train", "--resume", "--epochs", str(epochs)],
         ):
-            print(f"  {shlex.join(['minigrad-rnn', *words])}")
+            print(f"  {self._command(*words)}")
+
+    def _command(self, command: str, *words: str) -> str:
+        """A command line on the same text, model and backend."""
+        same = []
+        if command == "train" and self.options.text is not None:
+            same += ["--text", self.options.text]
+        if self.path != Path(DEFAULT_MODEL):
+            same += ["--save" if command == "train" else "--model", str(self.path)]
+        backend = os.environ.get("MINIGRAD_BACKEND")
+        chosen = [f"MINIGRAD_BACKEND={shlex.quote(backend)}"] if backend and os.name != "nt" else []
+        return " ".join([*chosen, *_program(), shlex.join([command, *same, *words])])
 
 
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_suffix(suffix)
+def _program() -> list[str]:
+    """How this command was called, so that it can be called again."""
+    called, name = sys.argv[0], "minigrad-rnn"
+    if Path(called).stem != name:
+        return [shlex.quote(sys.executable), "-m", "minigrad_rnn.cli"]
+    found = shutil.which(name)
+    same = found is not None and os.path.exists(called) and os.path.samefile(found, called)
+    return [name if same else shlex.quote(called)]
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(path.stem + end)
 
 
 def _write_curve(session: Session, path: Path) -> None:
     """The losses as a table and, where matplotlib is installed, as a picture beside the model."""
-    held_out = dict(session.validations)
+    steps, held_out = range(1, len(session.losses) + 1), dict(session.validations)
+    bits = [loss / math.log(2) for loss in session.losses]
     with open(_beside(path, ".csv"), "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["step", "bits per character", "validation"])
-        for step, loss in enumerate(session.losses, 1):
-            table.writerow([step, f"{loss / math.log(2):.6f}", held_out.get(step, "")])
+        for step, value in zip(steps, bits):
+            table.writerow([step, f"{value:.6f}", held_out.get(step, "")])
     try:
-        import matplotlib
+        from matplotlib.figure import Figure
     except ImportError:
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    axes.plot(
-        range(1, len(session.losses) + 1),
-        [x / math.log(2) for x in session.losses],
-        lw=0.6,
-        label="training",
-    )
-    if held_out:
-        axes.plot(list(held_out), list(held_out.values()), "o-", label="validation")
-    axes.set_xlabel("step")
-    axes.set_ylabel("bits per character")
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
+    axes.plot(steps, bits, lw=0.6, label="training")
+    axes.plot(list(held_out), list(held_out.values()), "o-", label="validation")
+    axes.set(xlabel="step", ylabel="bits per character")
     axes.legend()
     figure.savefig(_beside(path, ".png"), dpi=120)
-    pyplot.close(figure)

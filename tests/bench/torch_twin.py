@@ -31,8 +31,7 @@ import torch  # noqa: E402
 import minigrad as mg  # noqa: E402
 from minigrad_rnn import text  # noqa: E402
 from minigrad_rnn.language import generate  # noqa: E402
-from minigrad_rnn.session import Session, Settings, threads  # noqa: E402
-from minigrad_rnn.train_command import EPOCHS  # noqa: E402
+from minigrad_rnn.session import EPOCHS, Session, Settings, threads  # noqa: E402
 from tests.oracles.witten_bell import WittenBell  # noqa: E402
 
 
