@@ -9,7 +9,7 @@ from typing import Any
 # fmt: off
 from minigrad import arguments, functional, io, nn, ops, optim, tree
 from minigrad.autodiff import (
-    checkpoint, enable_grad, grad, hessian, hvp, jacobian, jvp, no_grad, pullback, value_and_grad,
+    enable_grad, grad, hessian, hvp, jacobian, jvp, no_grad, pullback, value_and_grad,
     vjp,
 )
 from minigrad.backend import resolve, set_backend, use_backend
@@ -43,6 +43,7 @@ from minigrad.ops.shape import (
     broadcast_to, concatenate, expand_dims, flip, moveaxis, pad, repeat, reshape, roll, split,
     squeeze, stack, swapaxes, transpose, tril, triu, unstack,
 )
+from minigrad.recompute import checkpoint
 from minigrad.tensor import Tensor, default_dtype, set_default_dtype
 
 __version__ = "0.1.0"

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from minigrad.autodiff import Sweep
 from minigrad.backend import Backend, at_first_use, users_level
 from minigrad.errors import MinigradError, NonFiniteError
-from minigrad.op import Op, at_choke_points, bare, default_mode, describe, execute, mode
+from minigrad.op import Op, at_choke_points, bare, default_mode, execute, mode
+from minigrad.spec import describe
+from minigrad.sweep import Sweep
 from minigrad.tensor import Node, Tensor
 
 KINDS = ("nan", "dtype", "dispatch")

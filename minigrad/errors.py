@@ -1,4 +1,4 @@
-"""Every error the engine raises on purpose; each is a `MinigradError` and the builtin a reader expects."""
+"""The errors raised on purpose; each is a `MinigradError` and the builtin a reader expects."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -18,83 +19,47 @@ import numpy as np
 
 from minigrad import backend as _backend
 from minigrad import tensor as _tensor
-from minigrad.errors import (
-    BackendMismatchError,
-    DtypeError,
-    GradientError,
-    MinigradError,
-    OpNotImplementedError,
-    ShapeError,
-)
-from minigrad.tensor import FREED, Array, Node, Shape, Tensor, default_dtype, make
+from minigrad.errors import BackendMismatchError, DtypeError, GradientError
+from minigrad.spec import NUMBERS, common_dtype, explain, mismatch, refuse_assignment
+from minigrad.tensor import FREED, Array, Node, Tensor, make
 
 Static = dict[str, Any]
+Operation = Callable[..., Tensor]  # what `op` makes
 NOTHING: Static = {}
-_NUMBERS = frozenset((float, int, bool))
-
-
-class Spec(NamedTuple):
-    """The shape and dtype of a value, all that a shape rule sees of it."""
-
-    shape: Shape
-    dtype: Any
 
 
 class Plan(NamedTuple):
     """What one op keeps and runs when a certain set of its operands needs a gradient."""
 
-    rules: tuple[tuple[int, Callable[..., Any], Callable[[Any], Any]], ...]
+    rules: tuple[tuple[Any, Callable[..., Any], Callable[[Any], Any]], ...]  # whose, rule, getter
     sources: tuple[tuple[str, Any], ...]  # where each saved value comes from
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Op:
     """One operation: name, forward(xp, *operands, **static), one rule per operand, shape rule."""
 
-    __slots__ = (
-        "check",
-        "differentiable",
-        "dtypes",
-        "fixed",
-        "forward",
-        "name",
-        "namespace",
-        "operands",
-        "outputs",
-        "plans",
-        "rules",
-        "shape",
-        "static",
-        "variadic",
-        "weak",
-    )
+    name: str
+    forward: Callable[..., Any]
+    rules: dict[str, Callable[..., Any]]
+    shape: Callable[..., Any]
+    dtypes: str = "promote"
+    outputs: bool = False  # whether forward returns several
+    fixed: tuple[str, ...] = ()
+    check: Callable[..., None] | None = None
+    operands: tuple[str, ...] = field(init=False)
+    static: tuple[str, ...] = field(init=False)
+    variadic: str | None = field(init=False)
+    weak: bool = field(init=False)  # whether forward takes Python numbers as they are
+    plans: dict[int, Plan] = field(init=False, default_factory=dict)
+    bound: dict[_backend.Backend, Callable[..., Any]] = field(init=False, default_factory=dict)
 
-    def __init__(
-        self,
-        name: str,
-        forward: Callable[..., Any],
-        rules: dict[str, Callable[..., Any]],
-        shape: Callable[..., Any],
-        dtypes: str,
-        multiple: bool,
-        fixed: tuple[str, ...],
-        check: Callable[..., None] | None,
-    ) -> None:
-        first, *parameters = inspect.signature(forward).parameters.values()
-        self.name = name
-        self.forward = forward
-        self.rules = rules
-        self.shape = shape
-        self.dtypes = dtypes  # "promote", "float", "strict" or "free"
-        self.weak = dtypes in ("promote", "float")  # forward takes Python numbers as they are
-        self.fixed = fixed
-        self.outputs = multiple
-        self.check = check
-        self.namespace = "xp" if first.name == "xp" else "backend"  # what forward wants to be given
+    def __post_init__(self) -> None:
+        _, *parameters = inspect.signature(self.forward).parameters.values()
         self.operands = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         self.static = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-        self.differentiable = bool(rules)
-        self.plans: dict[Any, Plan] = {}
+        self.weak = self.dtypes in ("promote", "float")
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -103,38 +68,42 @@ class Op:
         """The name of the operand at a position; all of a variadic tail share theirs."""
         return self.operands[min(position, len(self.operands) - 1)]
 
-    def plan(self, needed: tuple[int, ...], count: int) -> Plan:
-        """The plan for the positions of `count` operands that need a gradient."""
-        found = self.plans.get((needed, count))
-        if found is None:
-            found = self.plans[needed, count] = self._plan(needed, count)
-        return found
+    def bind(self, backend: _backend.Backend) -> Callable[..., Any]:
+        """The op on a backend: its kernel there, else forward on its namespace; kept in `bound`."""
+        forward = getattr(backend, "kernels", NOTHING).get(self.name)
+        if forward is None:
+            first = next(iter(inspect.signature(self.forward).parameters))
+            forward = partial(self.forward, backend.xp if first == "xp" else backend)
+        self.bound[backend] = forward
+        return forward
 
-    def _plan(self, needed: tuple[int, ...], count: int) -> Plan:
+    def plan(self, needed: int) -> Plan:
+        """The plan for operands that need a gradient where a digit of needed (see execute) is 1."""
+        digits = f"{needed:b}"[1:]
         sources: list[tuple[str, Any]] = []
         rules = []
-        groups: dict[str, int] = {}
-        for position in needed:
+        for position, digit in enumerate(digits):
             name = self.operand(position)
-            if name not in self.rules or name in groups:
+            if digit == "0" or name not in self.rules:
                 continue
-            groups[name] = position  # a variadic rule answers for all its operands at once
-            rule = self.rules[name]
             wanted = []
-            for parameter in inspect.signature(rule).parameters:
-                if parameter == "g":
-                    wanted.append(0)
-                    continue
-                source = self._source(parameter, count)
-                if source not in sources:
+            for parameter in inspect.signature(self.rules[name]).parameters:
+                source = self._source(parameter, len(digits))
+                if parameter != "g" and source not in sources:
                     sources.append(source)
-                wanted.append(sources.index(source) + 1)
-            rules.append((position, rule, _getter(wanted)))
-        return Plan(tuple(rules), tuple(sources))
+                wanted.append(0 if parameter == "g" else sources.index(source) + 1)
+            place = (
+                range(self.operands.index(name), len(digits)) if name == self.variadic else position
+            )
+            rules.append((place, self.rules[name], _getter(wanted)))
+            if name == self.variadic:
+                break  # its one rule answers for all of the tail
+        self.plans[needed] = Plan(tuple(rules), tuple(sources))
+        return self.plans[needed]
 
     def _source(self, parameter: str, count: int) -> tuple[str, Any]:
-        if parameter == "y":
-            return "y", None
+        if parameter in ("g", "y"):
+            return parameter, None
         if parameter in self.static:
             return "static", parameter
         for suffix, kind in (("", "operand"), ("_shape", "shape"), ("_dtype", "dtype")):
@@ -166,7 +135,7 @@ def op(
     fixed: tuple[str, ...] = (),
     check: Callable[..., None] | None = None,
     **rules: Callable[..., Any],
-) -> Callable[..., Any]:
+) -> Operation:
     """Register an operation and return its public function of (operands, keyword-only statics).
 
     forward(xp, *operands, *, statics) is written against an array namespace; every further keyword
@@ -184,6 +153,7 @@ def op(
     if unknown:
         raise TypeError(f"op {name}: rules for {sorted(unknown)}, which are no operands")
     REGISTRY[name] = made
+    apply: Callable[..., Any]
     if made.static or made.variadic or len(made.operands) > 2:
 
         def apply(*operands: Any, **static: Any) -> Any:
@@ -196,15 +166,13 @@ def op(
 
     else:
 
-        def apply(a: Any, b: Any) -> Any:  # type: ignore[misc]
+        def apply(a: Any, b: Any) -> Any:
             return mode.get().run(made, (a, b), NOTHING)
 
     apply.__name__ = apply.__qualname__ = name
-    apply.__module__ = forward.__module__
-    apply.__doc__ = forward.__doc__
-    parameters = list(inspect.signature(forward).parameters.values())[1:]
-    apply.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    apply.op = made  # type: ignore[attr-defined]
+    apply.__module__, apply.__doc__ = forward.__module__, forward.__doc__
+    _, *parameters = inspect.signature(forward).parameters.values()
+    vars(apply).update(op=made, __signature__=inspect.Signature(parameters))
     return apply
 
 
@@ -216,79 +184,60 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
     arrays: list[Any] = []
     parents: list[Node | None] = []
     slots: list[int] = []
-    needed: tuple[int, ...] = ()
-    backend = dtype = None
-    mixed = weak = False
+    needed = 1  # after this 1, one binary digit per operand: whether it needs a gradient
+    recorded = mixed = weak = False
+    backend = None
+    dtype: Any = None
     for t in operands:
         if isinstance(t, Tensor):
             if backend is not t.backend:
                 if backend is not None:
-                    raise _mismatch(op, operands)
+                    raise mismatch(op, operands)
                 backend = t.backend
-            array = t.data
+            array, node = t.data, t.node
             if array.dtype is not dtype:
-                mixed = mixed or dtype is not None
+                mixed = dtype is not None
                 dtype = array.dtype
+            if node is None:
+                needed *= 2
+            else:
+                needed += needed + 1
+                recorded = True
             arrays.append(array)
-            node = t.node
-            if node is not None:
-                needed += (len(parents),)
             parents.append(node)
             slots.append(t.index)
-        elif t.__class__ in _NUMBERS:
+        elif t.__class__ in NUMBERS:
+            weak = True
+            needed *= 2
             arrays.append(t)
             parents.append(None)
             slots.append(0)
-            weak = True
         else:
             return _execute_raw(op, operands, static)
     if backend is None:
         return _execute_raw(op, operands, static)
-    if mixed or (dtype.kind != "f" and (weak or op.dtypes == "float")) or (weak and not op.weak):
+    if mixed or (weak and not op.weak) or (dtype.kind != "f" and (weak or op.dtypes == "float")):
         arrays = _promote(op, arrays, backend)
     if op.check is not None:
         op.check(backend, *arrays, **static)
     try:
-        y = _forward(op, backend)(*arrays, **static)
+        y = (op.bound.get(backend) or op.bind(backend))(*arrays, **static)
     except Exception as error:
         raise explain(op, arrays, static, backend, error) from error
     if op.outputs:
-        return _record_outputs(op, y, arrays, parents, slots, needed, static, backend)
-    if y.__class__ is not backend.xp.ndarray:
-        y = backend.asarray(y)
+        shape, dtype = tuple([part.shape for part in y]), (y[0] if y else arrays[0]).dtype
+    else:
+        if y.__class__ is not backend.xp.ndarray:
+            y = backend.asarray(y)
+        shape, dtype = y.shape, y.dtype
     node = None
-    if needed and op.differentiable and y.dtype.kind == "f" and mode.get().recording:
-        plan = op.plan(needed, len(arrays))
+    if recorded and op.rules and dtype.kind == "f" and mode.get().recording:
+        plan = op.plans.get(needed) or op.plan(needed)
         saved = _save(plan, y, arrays, static) if plan.sources else ()
-        node = Node(
-            op, plan, tuple(parents), tuple(slots), static, saved, backend, y.shape, y.dtype
-        )
-    t = Tensor.__new__(Tensor)  # `make`, without the call
-    t.data = y
-    t.node = node
-    t.index = 0
-    t.backend = backend
-    return t
-
-
-def _record_outputs(
-    op: Op,
-    outputs: Sequence[Array],
-    arrays: list[Any],
-    parents: list[Node | None],
-    slots: list[int],
-    needed: tuple[int, ...],
-    static: Static,
-    backend: _backend.Backend,
-) -> tuple[Tensor, ...]:
-    node = None
-    if needed and op.differentiable and outputs and mode.get().recording:
-        plan = op.plan(needed, len(arrays))
-        saved = _save(plan, None, arrays, static)
-        shapes = tuple(y.shape for y in outputs)
-        dtype = outputs[0].dtype
-        node = Node(op, plan, tuple(parents), tuple(slots), static, saved, backend, shapes, dtype)
-    return tuple(make(y, backend, node, i) for i, y in enumerate(outputs))
+        node = Node(op, plan, tuple(parents), tuple(slots), static, saved, backend, shape, dtype)
+    if op.outputs:
+        return tuple([make(part, backend, node, i) for i, part in enumerate(y)])
+    return make(y, backend, node)
 
 
 def _save(plan: Plan, y: Array, arrays: list[Any], static: Static) -> tuple[Any, ...]:
@@ -303,29 +252,8 @@ def _save(plan: Plan, y: Array, arrays: list[Any], static: Static) -> tuple[Any,
         elif key.__class__ is int:
             saved.append(getattr(arrays[key], kind))
         else:
-            saved.append(tuple(getattr(array, kind) for array in arrays[key.start :]))
+            saved.append(tuple([getattr(array, kind) for array in arrays[key.start :]]))
     return tuple(saved)
-
-
-_impls: dict[Any, Callable[..., Any]] = {}
-
-
-def _forward(op: Op, backend: _backend.Backend) -> Callable[..., Any]:
-    """The backend's kernel of the op, else its forward on the backend's namespace."""
-    impl = _impls.get((op, backend))
-    if impl is None:
-        forward, xp = op.forward, backend.xp if op.namespace == "xp" else backend
-        kernel = getattr(backend, "kernels", NOTHING).get(op.name)
-        if kernel is not None:
-            impl = kernel
-        elif op.static or op.variadic or len(op.operands) > 2:
-            impl = lambda *arrays, **static: forward(xp, *arrays, **static)  # noqa: E731
-        elif len(op.operands) == 1:
-            impl = lambda x: forward(xp, x)  # noqa: E731
-        else:
-            impl = lambda a, b: forward(xp, a, b)  # noqa: E731
-        _impls[op, backend] = impl
-    return impl
 
 
 def _execute_raw(op: Op, operands: Sequence[Any], static: Static) -> Any:
@@ -338,11 +266,11 @@ def _execute_raw(op: Op, operands: Sequence[Any], static: Static) -> Any:
 
 
 def _lift(op: Op, raw: Any, home: _backend.Backend | None) -> Any:
-    if isinstance(raw, Tensor) or raw.__class__ in _NUMBERS:
+    if isinstance(raw, Tensor) or raw.__class__ in NUMBERS:
         return raw
-    if isinstance(raw, np.generic) or (getattr(raw, "ndim", None) == 0 and home is not None):
-        if op.dtypes != "free":
-            return raw.item()  # NumPy scalars and 0-d arrays are weak
+    single = isinstance(raw, np.generic) or (home is not None and getattr(raw, "ndim", None) == 0)
+    if single and op.dtypes != "free":
+        return raw.item()  # NumPy scalars and 0-d arrays are weak
     if hasattr(raw, "dtype"):
         backend = home or _backend.current()
         if home is not None and not isinstance(raw, backend.xp.ndarray):
@@ -358,91 +286,18 @@ def _lift(op: Op, raw: Any, home: _backend.Backend | None) -> Any:
 def _promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
     """Operands brought to the dtype that the op computes in; Python numbers stay weak."""
     if op.dtypes == "free":
-        return [backend.asarray(a) if a.__class__ in _NUMBERS else a for a in arrays]
+        return [backend.asarray(a) if a.__class__ in NUMBERS else a for a in arrays]
     taking_part = [op.operand(i) not in op.fixed for i in range(len(arrays))]
     dtypes = [getattr(a, "dtype", a) for a, part in zip(arrays, taking_part, strict=True) if part]
     dtype = common_dtype(op.name, op.dtypes, dtypes)
-    all_weak = all(d.__class__ in _NUMBERS for d in dtypes)
+    all_weak = all(d.__class__ in NUMBERS for d in dtypes)
 
     def cast(a: Any) -> Any:
-        if a.__class__ in _NUMBERS:
+        if a.__class__ in NUMBERS:
             return a if op.weak and not all_weak else backend.asarray(a, dtype)
         return a if a.dtype == dtype else a.astype(dtype)
 
     return [cast(a) if part else a for a, part in zip(arrays, taking_part, strict=True)]
-
-
-def common_dtype(name: str, rule: str, dtypes: Sequence[Any]) -> np.dtype[Any]:
-    """The dtype of a computation over dtypes and weak Python numbers.
-
-    bool < integer < floating; across these the higher one's dtype stands, within them NumPy's
-    promotion does; with rule "strict" two floating dtypes raise DtypeError.
-    """
-    strong = [d for d in dtypes if d.__class__ not in _NUMBERS]
-    ranks = [_rank(d) for d in dtypes]
-    top = max(ranks)
-    if rule == "float":
-        top = 2
-    best = [d for d in strong if _rank(d) == top]
-    if not best:
-        return default_dtype() if top == 2 else np.dtype("int64" if top else "bool")
-    if rule == "strict" and top == 2 and any(d != best[0] for d in best):
-        raise DtypeError(
-            f"{name}: operands of {' and '.join(str(d) for d in dtypes)}; convert one of them, for "
-            f"instance with .astype('{best[0]}')"
-        )
-    return np.result_type(*best)
-
-
-def _rank(dtype: Any) -> int:
-    if dtype.__class__ in _NUMBERS:
-        return 0 if dtype.__class__ is bool else 1 if dtype.__class__ is int else 2
-    return 2 if dtype.kind == "f" else 0 if dtype.kind == "b" else 1
-
-
-# --- errors --------------------------------------------------------------------------------------
-
-
-def _mismatch(op: Op, operands: Sequence[Any]) -> BackendMismatchError:
-    places = ", ".join(
-        f"{op.operand(i)} on {t.backend.name!r}"
-        for i, t in enumerate(operands)
-        if isinstance(t, Tensor)
-    )
-    first = next(t.backend.name for t in operands if isinstance(t, Tensor))
-    return BackendMismatchError(f"{op.name}: {places}; move one with .to({first!r})")
-
-
-def specs_of(arrays: Sequence[Any]) -> list[Spec]:
-    """Shape and dtype of arrays; a Python number, being weak, stands in its own dtype's place."""
-    return [Spec((), a) if a.__class__ in _NUMBERS else Spec(a.shape, a.dtype) for a in arrays]
-
-
-def describe(op: Op, arrays: Sequence[Any]) -> str:
-    """`matmul(a: (3, 4) float32, b: (5, 6) float32)`: the operands as error messages show them."""
-    specs = specs_of(arrays)
-    return f"{op.name}({', '.join(f'{op.operand(i)}: {s.shape} {s.dtype}' for i, s in enumerate(specs))})"
-
-
-def explain(
-    op: Op, arrays: Sequence[Any], static: Static, backend: _backend.Backend, error: Exception
-) -> Exception:
-    """The error to raise after an op has failed: the shape rule's words where it has any."""
-    if isinstance(error, MinigradError):
-        return error
-    if isinstance(error, AttributeError) and getattr(error, "obj", None) is backend.xp:
-        return OpNotImplementedError(
-            f"backend {backend.name!r} cannot run {op.name}: its namespace lacks {error.name!r}"
-        )
-    where = f"{describe(op, arrays)} on backend {backend.name!r}"
-    try:
-        op.shape(*specs_of(arrays), **static)
-    except MinigradError as rule:
-        return type(rule)(f"{rule}; in {where}") if where not in str(rule) else rule
-    except Exception:  # the shape rule itself could not cope: the original error says more
-        pass
-    error.add_note(f"in {where}")
-    return error
 
 
 # --- the choke points ----------------------------------------------------------------------------
@@ -450,29 +305,16 @@ def explain(
 
 def read_array(tensor: Tensor) -> np.ndarray:
     """The eager meaning of `read`: a read-only host view, or a copy from a device."""
-    array = tensor.backend.to_numpy(tensor.data).view()
+    array: np.ndarray = tensor.backend.to_numpy(tensor.data).view()
     array.flags.writeable = False
     return array
 
 
 def rebind(tensor: Tensor, value: Any) -> None:
     """The eager meaning of `assign`: the leaf takes the value's array; nothing is written into."""
-    if tensor.node is not None and tensor.node.op is not None:
-        raise GradientError(
-            f"assign: only a leaf can be given a value; this tensor is the result of {tensor.node.op.name}"
-        )
     if not isinstance(value, Tensor):
         value = Tensor(value, dtype=tensor.dtype, backend=tensor.backend)
-    if value.backend is not tensor.backend:
-        raise BackendMismatchError(
-            f"assign: a tensor on {tensor.backend.name!r} cannot take a value on "
-            f"{value.backend.name!r}; move it with .to({tensor.backend.name!r})"
-        )
-    if value.shape != tensor.shape or value.dtype != tensor.dtype:
-        raise ShapeError(
-            f"assign: a value of shape {value.shape}, {value.dtype} does not fit a tensor of shape "
-            f"{tensor.shape}, {tensor.dtype}"
-        )
+    refuse_assignment(tensor, value)
     tensor.data = value.data
     tensor._parts = None
     if tensor.node is not None:
@@ -521,13 +363,13 @@ def at_choke_points(
 
 
 class BareRun:
-    """A `run` for rules inside a traversal that records nothing: no tensors, the arrays themselves."""
+    """A `run` for rules inside a traversal that records nothing: on the arrays themselves."""
 
     def __init__(self, backend: _backend.Backend) -> None:
         self.backend = backend
 
     def __call__(self, op: Op, operands: Sequence[Any], static: Static) -> Any:
-        return _forward(op, self.backend)(*operands, **static)
+        return (op.bound.get(self.backend) or op.bind(self.backend))(*operands, **static)
 
 
 def numpy(tensor: Tensor) -> np.ndarray:
@@ -536,7 +378,7 @@ def numpy(tensor: Tensor) -> np.ndarray:
 
 
 def assign(tensor: Tensor, value: Any) -> None:
-    """Give a leaf a new value of the same shape and dtype; graphs recorded before keep the old one."""
+    """Give a leaf a new value of the same shape and dtype; graphs recorded before keep the old."""
     mode.get().assign(tensor, value)
 
 
@@ -549,11 +391,13 @@ def to(tensor: Tensor, spec: str | _backend.Backend) -> Tensor:
         raise GradientError(
             "to: the graph stays on its backend; move the leaves, or detach() first"
         )
-    return Tensor(numpy(tensor), requires_grad=tensor.requires_grad, backend=backend)
+    return Tensor(
+        numpy(tensor), requires_grad=tensor.requires_grad and tensor.is_leaf, backend=backend
+    )
 
 
 def rehome(tensor: Tensor, backend: _backend.Backend) -> None:
-    """Move a leaf itself, with its gradient, to another backend; recorded graphs keep the old array."""
+    """Move a leaf itself, with its gradient, to another backend; graphs recorded before stay."""
     if backend is tensor.backend:
         return
     moved = to(tensor, backend)

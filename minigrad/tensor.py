@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,15 +35,16 @@ def set_default_dtype(dtype: Any) -> None:
 
 def check_dtype(dtype: Any) -> np.dtype[Any]:
     """The dtype itself if tensors may have it: float32, float64, integers, bool."""
-    dtype = np.dtype(dtype)
-    if dtype.kind in "iub" or dtype in (np.dtype("float32"), np.dtype("float64")):
-        return dtype
+    chosen: np.dtype[Any] = np.dtype(dtype)
+    if chosen.kind in "iub" or chosen in (np.dtype("float32"), np.dtype("float64")):
+        return chosen
     raise DtypeError(
-        f"tensors hold float32, float64, integers and bool, not {dtype}; convert it first, for "
+        f"tensors hold float32, float64, integers and bool, not {chosen}; convert it first, for "
         f"instance with .astype('float32')"
     )
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
     """The record of one op: what it was, where its operands came from, and what its rules need.
 
@@ -51,47 +53,21 @@ class Node:
     output it was. A node knows no tensor, so no cycle can form, and none outlives its last handle.
     """
 
-    __slots__ = (
-        "backend",
-        "dtype",
-        "grad",
-        "hooks",
-        "id",
-        "name",
-        "op",
-        "parents",
-        "plan",
-        "saved",
-        "shape",
-        "slots",
-        "static",
-        "trace",
-        "version",
-    )
-
-    def __init__(
-        self,
-        op: Any,
-        plan: Any,
-        parents: tuple[Node | None, ...],
-        slots: tuple[int, ...],
-        static: dict[str, Any],
-        saved: tuple[Any, ...],
-        backend: _backend.Backend,
-        shape: Any,
-        dtype: Any,
-    ) -> None:
-        self.id = next(_ids)
-        self.op = op
-        self.plan = plan
-        self.parents = parents
-        self.slots = slots
-        self.static = static
-        self.saved = saved
-        self.backend = backend
-        self.shape = shape  # of a multi-output op: the tuple of its outputs' shapes
-        self.dtype = dtype
-        self.hooks: list[tuple[int, Callable[[Tensor], Any]]] | None = None
+    op: Any
+    plan: Any
+    parents: tuple[Node | None, ...]
+    slots: tuple[int, ...]
+    static: dict[str, Any]
+    saved: tuple[Any, ...]
+    backend: _backend.Backend
+    shape: Any  # of a multi-output op: the tuple of its outputs' shapes
+    dtype: np.dtype[Any]
+    id: int = field(default_factory=_ids.__next__)
+    hooks: list[tuple[int, Callable[[Tensor], Any]]] | None = None
+    grad: Tensor | None = field(init=False)  # only leaves have this and the next two
+    version: int = field(init=False)  # how often it was assigned a new value
+    name: str | None = field(init=False)
+    trace: Any = field(init=False)  # where it was made, if somebody watched
 
     def __repr__(self) -> str:
         kind = "leaf" if self.op is None else self.op.name
@@ -106,7 +82,7 @@ def leaf(backend: _backend.Backend, shape: Shape, dtype: Any) -> Node:
         )
     node = Node(None, None, (), (), {}, (), backend, shape, dtype)
     node.grad = None
-    node.version = 0  # how often the leaf was assigned a new value
+    node.version = 0
     node.name = None
     return node
 
@@ -125,6 +101,10 @@ class Tensor:
 
     __slots__ = ("_name", "_parts", "backend", "data", "index", "node")
     __hash__ = object.__hash__
+    data: Array
+    node: Node | None  # the op that made it, or its own record as a leaf; None for a constant
+    index: int  # which of the node's outputs it is
+    backend: _backend.Backend
 
     def __init__(
         self,
@@ -143,22 +123,25 @@ class Tensor:
         self.node = leaf(where, self.data.shape, self.data.dtype) if requires_grad else None
 
     if TYPE_CHECKING:  # filled in by op.py, ops/ and autodiff.py
-        numpy: Callable[[Tensor], np.ndarray]
-        assign: Callable[[Tensor, Any], None]
-        to: Callable[[Tensor, Any], Tensor]
-        backward: Callable[..., None]
-        backward_steps: Callable[..., Any]
-        register_hook: Callable[..., Callable[[], None]]
-        astype: Callable[[Tensor, Any], Tensor]
-        reshape: Callable[..., Tensor]
-        transpose: Callable[..., Tensor]
-        swapaxes: Callable[[Tensor, int, int], Tensor]
-        sum: Callable[..., Tensor]
-        mean: Callable[..., Tensor]
-        max: Callable[..., Tensor]
-        min: Callable[..., Tensor]
-        T: Tensor
+        _parts: Any
+        _name: str | None
 
+        def numpy(self) -> np.ndarray: ...
+        def assign(self, value: Any) -> None: ...
+        def to(self, backend: str | _backend.Backend) -> Tensor: ...
+        def backward(self, gradient: Any = None, retain_graph: bool = False) -> None: ...
+        def backward_steps(self, gradient: Any = None, retain_graph: bool = False) -> Any: ...
+        def register_hook(self, hook: Callable[[Tensor], Any]) -> Callable[[], None]: ...
+        def astype(self, dtype: Any) -> Tensor: ...
+        def reshape(self, *shape: Any) -> Tensor: ...
+        def transpose(self, axes: Any = None) -> Tensor: ...
+        def swapaxes(self, axis1: int, axis2: int) -> Tensor: ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        @property
+        def T(self) -> Tensor: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
@@ -225,7 +208,7 @@ class Tensor:
 
     @property
     def grad(self) -> Tensor | None:
-        """What backward() has added up on this leaf, a constant tensor of the same dtype; else None."""
+        """What backward() has added up on this leaf, a constant of the same dtype; else None."""
         if self.node is None:
             return None
         if self.node.op is not None:
@@ -237,7 +220,7 @@ class Tensor:
                 stacklevel=2,
             )
             return None
-        return self.node.grad  # type: ignore[no-any-return]
+        return self.node.grad
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
@@ -346,9 +329,8 @@ class Tensor:
                 "Only tensors created explicitly by the user (graph leaves) can be copied; "
                 "use tensor.detach()"
             )
-        kind, arguments, state = self.__reduce__()
-        copied = kind(*arguments)
-        copied.name = state["name"]
+        copied = _rebuild(type(self), self.numpy(), self.requires_grad, self.backend.name)
+        copied.name = self.name
         return copied
 
     def __reduce__(self) -> tuple[Any, Any, Any]:

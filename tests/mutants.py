@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import minigrad as mg
-from minigrad.op import Op, _impls
+from minigrad.op import Op
 from minigrad.ops import REGISTRY
 from tests.conftest import usable_backends
 from tests.op_checks import check_gradient, check_values
@@ -83,7 +83,7 @@ def applied(mutant: Mutant) -> Iterator[None]:
         else:
             op.rules[mutant.part] = function
         op.plans.clear()
-        _impls.clear()
+        op.bound.clear()
 
     put(spoiled(old))
     try:

@@ -27,9 +27,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tree", "errors", "arguments"),  # import nothing of ours
     ("backend",),
     ("tensor",),
+    ("spec",),
     ("op",),
     ("ops",),
-    ("autodiff", "functional", "state"),
+    ("sweep",),
+    ("autodiff", "recompute", "functional", "state"),
     ("nn", "optim", "check", "io", "debug", "introspection"),
     ("graph",),
     ("pictures",),

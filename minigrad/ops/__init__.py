@@ -15,7 +15,7 @@ def _reversed(function: Any) -> Any:
     return lambda a, b: function(b, a)
 
 
-_BINARY = {
+_BINARY: dict[str, Any] = {
     "add": elementwise.add,
     "sub": elementwise.subtract,
     "mul": elementwise.multiply,
@@ -27,10 +27,7 @@ _BINARY = {
     "and": elementwise.logical_and,
     "or": elementwise.logical_or,
 }
-for _name, _function in _BINARY.items():
-    setattr(Tensor, f"__{_name}__", _function)
-    setattr(Tensor, f"__r{_name}__", _reversed(_function))
-for _name, _function in {
+_OTHER: dict[str, Any] = {
     "neg": elementwise.negative,
     "abs": elementwise.absolute,
     "invert": elementwise.logical_not,
@@ -42,61 +39,23 @@ for _name, _function in {
     "ne": elementwise.not_equal,
     "getitem": index.getitem,
     "iter": index.iterate,
-}.items():
-    setattr(Tensor, f"__{_name}__", _function)
-for _function in (
-    elementwise.astype,
-    shape.reshape,
-    shape.transpose,
-    shape.swapaxes,
-    reduce.sum,
-    reduce.mean,
-    reduce.max,
-    reduce.min,
-):
-    setattr(Tensor, _function.__name__, _function)
+}
+for _name, _operator in _BINARY.items():
+    setattr(Tensor, f"__{_name}__", _operator)
+    setattr(Tensor, f"__r{_name}__", _reversed(_operator))
+for _name, _operator in _OTHER.items():
+    setattr(Tensor, f"__{_name}__", _operator)
+for _method in (elementwise.astype, shape.reshape, shape.transpose, shape.swapaxes,
+                reduce.sum, reduce.mean, reduce.max, reduce.min):  # fmt: skip
+    setattr(Tensor, _method.__name__, _method)
 Tensor.T = property(shape.transpose)  # type: ignore[assignment]
 
-_UFUNCS = {
-    getattr(np, name): getattr(elementwise, name)
-    for name in (
-        *(
-            "add",
-            "subtract",
-            "multiply",
-            "negative",
-            "floor_divide",
-            "remainder",
-            "power",
-            "absolute",
-        ),
-        *("sign", "floor", "ceil", "square", "reciprocal", "exp", "expm1", "log", "log1p", "log2"),
-        *(
-            "sqrt",
-            "sin",
-            "cos",
-            "tan",
-            "arcsin",
-            "arccos",
-            "arctan",
-            "arctan2",
-            "sinh",
-            "cosh",
-            "tanh",
-        ),
-        *("arcsinh", "arccosh", "arctanh", "equal", "not_equal", "less", "less_equal", "greater"),
-        *(
-            "greater_equal",
-            "logical_and",
-            "logical_or",
-            "logical_not",
-            "isnan",
-            "isinf",
-            "isfinite",
-        ),
-        *("maximum", "minimum"),
-    )
-}
+_SAME_NAME = """
+    add subtract multiply negative floor_divide remainder power absolute sign floor ceil square
+    reciprocal exp expm1 log log1p log2 sqrt sin cos tan arcsin arccos arctan arctan2 sinh cosh tanh
+    arcsinh arccosh arctanh equal not_equal less less_equal greater greater_equal logical_and
+    logical_or logical_not isnan isinf isfinite maximum minimum"""
+_UFUNCS = {getattr(np, name): getattr(elementwise, name) for name in _SAME_NAME.split()}
 _UFUNCS |= {
     np.true_divide: elementwise.divide,
     np.matmul: linalg.matmul,

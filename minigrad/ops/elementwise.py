@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minigrad.op import Spec, common_dtype, op
+from minigrad.op import Operation, op
 from minigrad.ops import specs
+from minigrad.spec import Spec, common_dtype
 from minigrad.tensor import Tensor, check_dtype
 
 # --- arithmetic ----------------------------------------------------------------------------------
@@ -66,7 +67,7 @@ def _power_slope(a: Any, b: Any) -> Any:
 
 
 def _power_growth(a: Any) -> Any:
-    """log a, and 0 where there is none; of a Python number a number, which belongs to no backend."""
+    """log a, and 0 where there is none; of a number a number, which belongs to no backend."""
     if isinstance(a, (int, float)):
         return math.log(a) if a > 0 else 0.0
     return log(where(a > 0, a, 1))
@@ -75,7 +76,7 @@ def _power_growth(a: Any) -> Any:
 absolute = op(
     "absolute", lambda xp, x: xp.absolute(x), shape=specs.same, x=lambda g, x: g * sign(x)
 )
-sign = op("sign", lambda xp, x: xp.sign(x), shape=specs.same)
+sign: Operation = op("sign", lambda xp, x: xp.sign(x), shape=specs.same)
 floor = op("floor", lambda xp, x: xp.floor(x), shape=specs.floating, dtypes="float")
 ceil = op("ceil", lambda xp, x: xp.ceil(x), shape=specs.floating, dtypes="float")
 round = op("round", lambda xp, x: xp.rint(x), shape=specs.floating, dtypes="float")
@@ -83,12 +84,12 @@ round = op("round", lambda xp, x: xp.rint(x), shape=specs.floating, dtypes="floa
 
 def square(x: Any) -> Tensor:
     """x times x."""
-    return multiply(x, x)  # type: ignore[no-any-return]
+    return multiply(x, x)
 
 
 def reciprocal(x: Any) -> Tensor:
     """1 / x."""
-    return divide(1.0, x)  # type: ignore[no-any-return]
+    return divide(1.0, x)
 
 
 # --- exponentials and roots ----------------------------------------------------------------------
@@ -105,7 +106,7 @@ sqrt = op("sqrt", lambda xp, x: xp.sqrt(x), **_FLOAT, x=lambda g, y: g / (2 * y)
 # --- trigonometric and hyperbolic ----------------------------------------------------------------
 
 sin = op("sin", lambda xp, x: xp.sin(x), **_FLOAT, x=lambda g, x: g * cos(x))
-cos = op("cos", lambda xp, x: xp.cos(x), **_FLOAT, x=lambda g, x: -g * sin(x))
+cos: Operation = op("cos", lambda xp, x: xp.cos(x), **_FLOAT, x=lambda g, x: -g * sin(x))
 tan = op("tan", lambda xp, x: xp.tan(x), **_FLOAT, x=lambda g, y: g * (y * y + 1))
 arcsin = op("arcsin", lambda xp, x: xp.arcsin(x), **_FLOAT, x=lambda g, x: g / sqrt(1 - x * x))
 arccos = op("arccos", lambda xp, x: xp.arccos(x), **_FLOAT, x=lambda g, x: -g / sqrt(1 - x * x))
@@ -118,7 +119,7 @@ arctan2 = op(
     b=lambda g, a, b: -g * a / (a * a + b * b),
 )
 sinh = op("sinh", lambda xp, x: xp.sinh(x), **_FLOAT, x=lambda g, x: g * cosh(x))
-cosh = op("cosh", lambda xp, x: xp.cosh(x), **_FLOAT, x=lambda g, x: g * sinh(x))
+cosh: Operation = op("cosh", lambda xp, x: xp.cosh(x), **_FLOAT, x=lambda g, x: g * sinh(x))
 tanh = op("tanh", lambda xp, x: xp.tanh(x), **_FLOAT, x=lambda g, y: g * (1 - y * y))
 arcsinh = op("arcsinh", lambda xp, x: xp.arcsinh(x), **_FLOAT, x=lambda g, x: g / sqrt(x * x + 1))
 arccosh = op("arccosh", lambda xp, x: xp.arccosh(x), **_FLOAT, x=lambda g, x: g / sqrt(x * x - 1))
@@ -168,7 +169,7 @@ def _where_spec(condition: Spec, a: Spec, b: Spec) -> Spec:
     return Spec(shape, common_dtype("where", "promote", [a.dtype, b.dtype]))
 
 
-where = op(
+where: Operation = op(
     "where",
     lambda xp, condition, a, b: xp.where(condition, a, b),
     shape=_where_spec,
@@ -179,10 +180,10 @@ where = op(
 
 
 def clip(x: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
-    """x limited to [a_min, a_max]; the gradient is that of the side chosen, half of it at a bound."""
+    """x limited to [a_min, a_max]; its gradient is that of the chosen side, half at a bound."""
     if a_min is not None:
         x = maximum(x, a_min)
-    return x if a_max is None else minimum(x, a_max)  # type: ignore[no-any-return]
+    return x if a_max is None else minimum(x, a_max)
 
 
 # --- dtype and identity --------------------------------------------------------------------------
@@ -197,7 +198,7 @@ _astype = op(
 
 def astype(x: Any, dtype: Any) -> Tensor:
     """x converted to another dtype."""
-    return _astype(x, dtype=check_dtype(dtype))  # type: ignore[no-any-return]
+    return _astype(x, dtype=check_dtype(dtype))
 
 
 alias = op("alias", lambda xp, x: x, shape=specs.same, x=lambda g: g)

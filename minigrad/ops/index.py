@@ -9,10 +9,11 @@ import numpy as np
 
 from minigrad import op as op_
 from minigrad.errors import IndexRangeError, IndexTypeError, ShapeError
-from minigrad.op import Spec, op
+from minigrad.op import Operation, op
 from minigrad.ops import specs
 from minigrad.ops.elementwise import add
 from minigrad.ops.shape import broadcast_to, reshape, tensor, unstack
+from minigrad.spec import Spec
 from minigrad.tensor import Shape, Tensor, make, normalize_axis
 
 
@@ -84,7 +85,7 @@ def _scatter_forward(
     return backend.scatter_add(out, _filled(template, indices), values)
 
 
-scatter = op(
+scatter: Operation = op(
     "scatter",
     _scatter_forward,
     shape=lambda values, *indices, template, shape: Spec(shape, values.dtype),
@@ -138,8 +139,8 @@ def _integers(item: Any, what: str) -> Any:
     values = item if hasattr(item, "dtype") else Tensor(item)
     if values.dtype.kind == "b":
         raise IndexTypeError(
-            "a bool mask selects a number of elements that depends on values; use minigrad.where, or "
-            "index with the integers numpy.nonzero gives"
+            "a bool mask selects a number of elements that depends on values; use minigrad.where, "
+            "or index with the integers that numpy.nonzero gives"
         )
     if values.dtype.kind not in "iu":
         raise IndexTypeError(f"{what} has integer dtype, not {values.dtype}")
@@ -149,7 +150,7 @@ def _integers(item: Any, what: str) -> Any:
 def getitem(x: Any, key: Any) -> Tensor:
     """x[key] with integers, slices, None, ... and integer arrays, as NumPy has it.
 
-    xs[t] with an integer is unstack(xs)[t], the unstack made once, so that a loop over t costs O(T).
+    xs[t] with an integer is unstack(xs)[t], the unstack made once: a loop over t costs O(T).
     """
     if key.__class__ is int and isinstance(x, Tensor) and x.ndim:
         size = x.shape[0]
@@ -157,7 +158,7 @@ def getitem(x: Any, key: Any) -> Tensor:
             raise IndexRangeError(f"index {key} is out of bounds for axis 0 of shape {x.shape}")
         return parts(x)[key]
     template, indices = _normalized(x, key)
-    return index(x, *indices, template=template)  # type: ignore[no-any-return]
+    return index(x, *indices, template=template)
 
 
 def parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -189,7 +190,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
         x, axis = reshape(x, -1), 0
     axis = normalize_axis(axis, x.ndim, "take")
     indices = _integers(indices, "take: indices")
-    return index(x, indices, template=(slice(None),) * axis + (ARRAY,))  # type: ignore[no-any-return]
+    return index(x, indices, template=(slice(None),) * axis + (ARRAY,))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int) -> Tensor:
@@ -199,8 +200,8 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Tensor:
     others = [n for a, n in enumerate(x.shape) if a != axis]
     if indices.ndim != x.ndim or [n for a, n in enumerate(indices.shape) if a != axis] != others:
         raise ShapeError(
-            f"take_along_axis: indices of shape {indices.shape} and a tensor of {x.shape} must agree "
-            f"in all axes but {axis}"
+            f"take_along_axis: indices of shape {indices.shape} and a tensor of {x.shape} must "
+            f"agree in all axes but {axis}"
         )
     grid = []
     for a, n in enumerate(x.shape):
@@ -210,7 +211,7 @@ def take_along_axis(x: Any, indices: Any, axis: int) -> Tensor:
         shape = [1] * x.ndim
         shape[a] = n
         grid.append(_arange_like(x, n).reshape(shape))
-    return index(x, *grid, template=(ARRAY,) * x.ndim)  # type: ignore[no-any-return]
+    return index(x, *grid, template=(ARRAY,) * x.ndim)
 
 
 def _arange_like(x: Any, n: int) -> Any:
@@ -237,4 +238,4 @@ def scatter_add(x: Any, key: Any, values: Any) -> Tensor:
         )
     if values.shape != spec.shape:
         values = broadcast_to(values, spec.shape)
-    return add(x, scatter(values, *indices, template=template, shape=x.shape))  # type: ignore[no-any-return]
+    return add(x, scatter(values, *indices, template=template, shape=x.shape))

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigrad.errors import ShapeError
-from minigrad.op import Spec, common_dtype, op
+from minigrad.op import op
 from minigrad.ops import specs
 from minigrad.ops.elementwise import multiply
 from minigrad.ops.shape import broadcast_to, expand_dims, moveaxis, reshape, swapaxes, tensor
+from minigrad.spec import Spec, common_dtype
 from minigrad.tensor import Shape, Tensor, normalize_axis
 
 
@@ -67,7 +68,7 @@ matmul = op(
 
 def outer(a: Any, b: Any) -> Tensor:
     """All products of the elements of two vectors: (N,), (M,) -> (N, M)."""
-    return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))  # type: ignore[no-any-return]
+    return multiply(reshape(a, (-1, 1)), reshape(b, (1, -1)))
 
 
 def tensordot(a: Any, b: Any, axes: int | Sequence[Any] = 2) -> Tensor:
@@ -159,7 +160,7 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
     unknown = set(result) - set("".join(terms))
     if unknown or len(set(result)) != len(result):
         raise ValueError(f"einsum: the result {result!r} names unknown or repeated letters")
-    return _einsum(*xs, terms=tuple(terms), result=result)  # type: ignore[no-any-return]
+    return _einsum(*xs, terms=tuple(terms), result=result)
 
 
 def _without_ellipsis(

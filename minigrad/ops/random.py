@@ -14,11 +14,12 @@ import numpy as np
 
 from minigrad.backend import current
 from minigrad.errors import DtypeError, ShapeError
-from minigrad.op import Spec, op
+from minigrad.op import op
 from minigrad.ops import specs
 from minigrad.ops.elementwise import add, astype, cos, exp, less, log, multiply, sqrt, where
 from minigrad.ops.reduce import cumsum, max, sum
 from minigrad.ops.shape import broadcast_to, expand_dims, reshape, tensor
+from minigrad.spec import Spec
 from minigrad.tensor import Shape, Tensor, check_dtype, default_dtype
 
 UINT32 = np.dtype("uint32")
@@ -66,7 +67,7 @@ _bits = op(
 
 
 def _fold_forward(xp: Any, key: Any, n: Any) -> Any:
-    """The first two words of the block with counter (n low, n high, 1, 0), which bits never reaches."""
+    """Two words of the block with counter (n low, n high, 1, 0), which bits never reaches."""
     n = n.astype(xp.int64).astype(xp.uint64)
     shape = np.broadcast_shapes(key.shape[:-1], n.shape)
     zero = xp.zeros(shape, dtype=xp.uint64)
@@ -120,7 +121,7 @@ class Key:
         return self.words.shape[:-1]
 
     def fold(self, n: Any) -> Key:
-        """The key for an integer, or the keys for an integer tensor (broadcast against this one)."""
+        """The key for an integer, or the keys for an integer tensor (broadcast against this)."""
         if not isinstance(n, Tensor):
             n = Tensor(n, dtype="int64", backend=self.words.backend)
         if n.dtype.kind not in "iu":
@@ -168,7 +169,7 @@ def seed(n: int) -> None:
 
 
 def __getattr__(name: str) -> Tensor:
-    """`generator`, the ambient generator on the current backend: an int64 tensor (seed, counter)."""
+    """`generator`, the ambient one on the current backend: an int64 tensor (seed, counter)."""
     if name == "generator":
         return _ambient()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -201,7 +202,7 @@ def _draw(key: Key | None, shape: Sequence[int] | int, words: int = 1) -> Tensor
     sizes = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
     if any(n < 0 for n in sizes):
         raise ShapeError(f"a shape has no negative sizes: {sizes}")
-    return _bits(key.words, shape=sizes + ((words,) if words > 1 else ()))  # type: ignore[no-any-return]
+    return _bits(key.words, shape=sizes + ((words,) if words > 1 else ()))
 
 
 def _float_dtype(dtype: Any) -> np.dtype[Any]:
@@ -220,12 +221,12 @@ def uniform(key: Key | None = None, shape: Sequence[int] | int = (), dtype: Any 
     """Uniform numbers in [0, 1) of shape key.shape + shape."""
     chosen = _float_dtype(dtype)
     words = _draw(key, shape, words=1 if chosen.itemsize == 4 else 2)
-    return _to_uniform(words, dtype=chosen)  # type: ignore[no-any-return]
+    return _to_uniform(words, dtype=chosen)
 
 
 def bernoulli(key: Key | None = None, shape: Sequence[int] | int = (), p: Any = 0.5) -> Tensor:
-    """True with probability p (a number or a tensor that broadcasts), of shape key.shape + shape."""
-    return less(uniform(key, shape), p)  # type: ignore[no-any-return]
+    """True with probability p (a number or a tensor), of shape key.shape + shape."""
+    return less(uniform(key, shape), p)
 
 
 def normal(key: Key | None = None, shape: Sequence[int] | int = (), dtype: Any = None) -> Tensor:
@@ -234,11 +235,11 @@ def normal(key: Key | None = None, shape: Sequence[int] | int = (), dtype: Any =
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     pair = uniform(key, (*sizes, 2), chosen)
     radius = sqrt(multiply(-2.0, log(1.0 - pair[..., 0])))
-    return multiply(radius, cos(multiply(2 * math.pi, pair[..., 1])))  # type: ignore[no-any-return]
+    return multiply(radius, cos(multiply(2 * math.pi, pair[..., 1])))
 
 
 def categorical(key: Key | None, shape: Sequence[int] | int, logits: Any) -> Tensor:
-    """Indices drawn with probabilities softmax(logits) (..., V), which broadcast to key.shape + shape.
+    """Indices drawn with probabilities softmax(logits) (..., V), broadcast to key.shape + shape.
 
     The index of the first cumulated probability above a uniform number: one number per draw.
     """
@@ -250,4 +251,4 @@ def categorical(key: Key | None, shape: Sequence[int] | int, logits: Any) -> Ten
     threshold = multiply(astype(u, logits.dtype), reshape(cumulated[..., -1], logits.shape[:-1]))
     cumulated = broadcast_to(cumulated, (*threshold.shape, v))
     below = sum(cumulated <= expand_dims(threshold, -1), axis=-1)
-    return where(below < v, below, v - 1)  # type: ignore[no-any-return]
+    return where(below < v, below, v - 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigrad.errors import ShapeError
-from minigrad.op import Spec, op
+from minigrad.op import Operation, op
 from minigrad.ops import specs
 from minigrad.ops.elementwise import astype, exp, multiply, sqrt, where
 from minigrad.ops.index import take_along_axis
@@ -15,10 +15,11 @@ from minigrad.ops.shape import (
     flip,
     moveaxis,
     reshape,
-    split_at,
+    split,
     squeeze,
     tensor,
 )
+from minigrad.spec import Spec
 from minigrad.tensor import Tensor, normalize_axis
 
 Axis = int | tuple[int, ...] | None
@@ -140,7 +141,7 @@ _argsort = op(
     lambda xp, x, *, axis: xp.argsort(x, axis=axis, kind="stable"),
     shape=lambda x, *, axis: Spec(x.shape, specs.INT64),
 )
-_cumsum = op(
+_cumsum: Operation = op(
     "cumsum",
     lambda xp, x, *, axis: xp.cumsum(x, axis=axis),
     shape=lambda x, *, axis: Spec(x.shape, specs.integral(x.dtype)),
@@ -151,7 +152,7 @@ _cumsum = op(
 def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over axis (all axes by default)."""
     x = tensor(x)
-    return _sum(x, axis=axes(x, axis, "sum"), keepdims=keepdims)  # type: ignore[no-any-return]
+    return _sum(x, axis=axes(x, axis, "sum"), keepdims=keepdims)
 
 
 def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -161,37 +162,37 @@ def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     count = 1
     for a in chosen:
         count *= x.shape[a]
-    return _sum(x, axis=chosen, keepdims=keepdims) / (count or float("nan"))  # type: ignore[no-any-return]
+    return _sum(x, axis=chosen, keepdims=keepdims) / (count or float("nan"))
 
 
 def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The maximum over axis; its gradient is shared equally among the elements that attain it."""
     x = tensor(x)
-    return _max(x, axis=axes(x, axis, "max"), keepdims=keepdims)  # type: ignore[no-any-return]
+    return _max(x, axis=axes(x, axis, "max"), keepdims=keepdims)
 
 
 def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The minimum over axis; its gradient is shared equally among the elements that attain it."""
     x = tensor(x)
-    return _min(x, axis=axes(x, axis, "min"), keepdims=keepdims)  # type: ignore[no-any-return]
+    return _min(x, axis=axes(x, axis, "min"), keepdims=keepdims)
 
 
 def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over axis, without overflow."""
     x = tensor(x)
-    return _logsumexp(x, axis=axes(x, axis, "logsumexp"), keepdims=keepdims)  # type: ignore[no-any-return]
+    return _logsumexp(x, axis=axes(x, axis, "logsumexp"), keepdims=keepdims)
 
 
 def any(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether any element over axis is true."""
     x = tensor(x)
-    return _any(x, axis=axes(x, axis, "any"), keepdims=keepdims)  # type: ignore[no-any-return]
+    return _any(x, axis=axes(x, axis, "any"), keepdims=keepdims)
 
 
 def all(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether all elements over axis are true."""
     x = tensor(x)
-    return _all(x, axis=axes(x, axis, "all"), keepdims=keepdims)  # type: ignore[no-any-return]
+    return _all(x, axis=axes(x, axis, "all"), keepdims=keepdims)
 
 
 def var(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
@@ -209,7 +210,7 @@ def var(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Ten
 
 def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
     """The square root of `var`."""
-    return sqrt(var(x, axis, keepdims, ddof))  # type: ignore[no-any-return]
+    return sqrt(var(x, axis, keepdims, ddof))
 
 
 def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -227,7 +228,7 @@ def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
     y = reshape(y, (*(x.shape[a] for a in kept), count))
     while count > 1:
         half = count // 2
-        low, high, rest = split_at(y, [half, 2 * half], axis=-1)
+        low, high, rest = split(y, [half, 2 * half], axis=-1)
         y = multiply(low, high)
         if rest.shape[-1]:
             y = concatenate([y, rest], axis=-1)
@@ -247,25 +248,25 @@ def _one_axis(x: Any, axis: int | None, name: str) -> tuple[Any, int]:
 def argmax(x: Any, axis: int | None = None) -> Tensor:
     """The position of the first maximum along axis (of the flattened tensor by default)."""
     x, chosen = _one_axis(x, axis, "argmax")
-    return _argmax(x, axis=chosen)  # type: ignore[no-any-return]
+    return _argmax(x, axis=chosen)
 
 
 def argmin(x: Any, axis: int | None = None) -> Tensor:
     """The position of the first minimum along axis (of the flattened tensor by default)."""
     x, chosen = _one_axis(x, axis, "argmin")
-    return _argmin(x, axis=chosen)  # type: ignore[no-any-return]
+    return _argmin(x, axis=chosen)
 
 
 def cumsum(x: Any, axis: int | None = None) -> Tensor:
     """The running sum along axis (of the flattened tensor by default)."""
     x, chosen = _one_axis(x, axis, "cumsum")
-    return _cumsum(x, axis=chosen)  # type: ignore[no-any-return]
+    return _cumsum(x, axis=chosen)
 
 
 def argsort(x: Any, axis: int | None = -1) -> Tensor:
     """The positions that sort x along axis; equal elements keep their order."""
     x, chosen = _one_axis(x, axis, "argsort")
-    return _argsort(x, axis=chosen)  # type: ignore[no-any-return]
+    return _argsort(x, axis=chosen)
 
 
 def sort(x: Any, axis: int | None = -1) -> Tensor:
@@ -280,5 +281,5 @@ def top_k(x: Any, k: int, axis: int = -1) -> Tensor:
     if not 0 <= k <= x.shape[chosen]:
         raise ShapeError(f"top_k: k={k} of an axis of {x.shape[chosen]} elements")
     order = flip(_argsort(x, axis=chosen), chosen)
-    first, _ = split_at(order, [k], axis=chosen)
+    first, _ = split(order, [k], axis=chosen)
     return take_along_axis(x, first, chosen)

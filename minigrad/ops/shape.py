@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from minigrad.errors import ShapeError
-from minigrad.op import Spec, common_dtype, op
+from minigrad.op import Operation, op
 from minigrad.ops import specs
+from minigrad.spec import Spec, common_dtype
 from minigrad.tensor import Shape, Tensor, normalize_axis
 
 
@@ -47,10 +49,10 @@ def reshape(x: Any, *shape: Any) -> Tensor:
         if target.count(-1) > 1 or known <= 0 or total % known:
             raise ShapeError(f"reshape: shape {target} is invalid for a tensor of shape {x.shape}")
         target = tuple(total // known if n == -1 else n for n in target)
-    return _reshape(x, shape=target)  # type: ignore[no-any-return]
+    return _reshape(x, shape=target)
 
 
-_transpose = op(
+_transpose: Operation = op(
     "transpose",
     lambda xp, x, *, axes: xp.transpose(x, axes),
     shape=lambda x, *, axes: Spec(tuple(x.shape[a] for a in axes), x.dtype),
@@ -65,7 +67,7 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     order = tuple(normalize_axis(a, x.ndim, "transpose") for a in order)
     if sorted(order) != list(range(x.ndim)):
         raise ShapeError(f"transpose: axes {axes} do not permute the {x.ndim} axes of {x.shape}")
-    return _transpose(x, axes=order)  # type: ignore[no-any-return]
+    return _transpose(x, axes=order)
 
 
 def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
@@ -74,7 +76,7 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     order = list(range(x.ndim))
     a, b = normalize_axis(axis1, x.ndim, "swapaxes"), normalize_axis(axis2, x.ndim, "swapaxes")
     order[a], order[b] = b, a
-    return _transpose(x, axes=tuple(order))  # type: ignore[no-any-return]
+    return _transpose(x, axes=tuple(order))
 
 
 def moveaxis(x: Any, source: int | Iterable[int], destination: int | Iterable[int]) -> Tensor:
@@ -89,7 +91,7 @@ def moveaxis(x: Any, source: int | Iterable[int], destination: int | Iterable[in
     order = [a for a in range(x.ndim) if a not in old]
     for place, axis in sorted(zip(new, old, strict=True)):
         order.insert(place, axis)
-    return _transpose(x, axes=tuple(order))  # type: ignore[no-any-return]
+    return _transpose(x, axes=tuple(order))
 
 
 def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Tensor:
@@ -133,10 +135,10 @@ _broadcast_to = op(
 
 def broadcast_to(x: Any, shape: Sequence[int]) -> Tensor:
     """x repeated, without a copy, to a shape that it broadcasts to."""
-    return _broadcast_to(tensor(x), shape=tuple(shape))  # type: ignore[no-any-return]
+    return _broadcast_to(tensor(x), shape=tuple(shape))
 
 
-_flip = op(
+_flip: Operation = op(
     "flip",
     lambda xp, x, *, axis: xp.flip(x, axis),
     shape=specs.same,
@@ -148,10 +150,10 @@ def flip(x: Any, axis: int | Sequence[int] | None = None) -> Tensor:
     """The order of elements reversed along axis (along all by default)."""
     x = tensor(x)
     chosen = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    return _flip(x, axis=tuple(normalize_axis(a, x.ndim, "flip") for a in chosen))  # type: ignore[no-any-return]
+    return _flip(x, axis=tuple(normalize_axis(a, x.ndim, "flip") for a in chosen))
 
 
-_roll = op(
+_roll: Operation = op(
     "roll",
     lambda xp, x, *, shift, axis: xp.roll(x, shift, axis),
     shape=specs.same,
@@ -164,7 +166,7 @@ def roll(x: Any, shift: int, axis: int | None = None) -> Tensor:
     x = tensor(x)
     if axis is None:
         return reshape(_roll(reshape(x, -1), shift=shift, axis=0), x.shape)
-    return _roll(x, shift=shift, axis=normalize_axis(axis, x.ndim, "roll"))  # type: ignore[no-any-return]
+    return _roll(x, shift=shift, axis=normalize_axis(axis, x.ndim, "roll"))
 
 
 # --- join and cut --------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def _pad_spec(x: Spec, *, widths: tuple[tuple[int, int], ...], value: float) -> 
 
 def _unpad(g: Any, x_shape: Shape, widths: tuple[tuple[int, int], ...]) -> Any:
     for axis, ((before, _), n) in enumerate(zip(widths, x_shape, strict=True)):
-        _, g, _ = split_at(g, [before, before + n], axis=axis)
+        _, g, _ = split(g, [before, before + n], axis=axis)
     return g
 
 
@@ -195,7 +197,7 @@ def pad(x: Any, pad_width: Any, constant_values: float = 0) -> Tensor:
     x = tensor(x)
     widths = np.broadcast_to(np.asarray(pad_width, dtype=int), (x.ndim, 2))
     pairs = tuple((int(a), int(b)) for a, b in widths)
-    return _pad(x, widths=pairs, value=constant_values)  # type: ignore[no-any-return]
+    return _pad(x, widths=pairs, value=constant_values)
 
 
 def _concatenate_spec(*xs: Spec, axis: int) -> Spec:
@@ -215,7 +217,7 @@ def _concatenate_spec(*xs: Spec, axis: int) -> Spec:
 
 def _concatenate_rule(g: Any, xs_shape: tuple[Shape, ...], axis: int) -> Any:
     ends = np.cumsum([shape[axis] for shape in xs_shape])[:-1]
-    return split_at(g, [int(end) for end in ends], axis=axis)
+    return split(g, [int(end) for end in ends], axis=axis)
 
 
 _concatenate = op(
@@ -231,7 +233,7 @@ def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
     xs = [tensor(x) for x in xs]
     if not xs:
         raise ShapeError("concatenate: needs at least one tensor")
-    return _concatenate(*xs, axis=normalize_axis(axis, xs[0].ndim, "concatenate"))  # type: ignore[no-any-return]
+    return _concatenate(*xs, axis=normalize_axis(axis, xs[0].ndim, "concatenate"))
 
 
 def _stack_spec(*xs: Spec, axis: int) -> Spec:
@@ -256,7 +258,7 @@ def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     xs = [tensor(x) for x in xs]
     if not xs:
         raise ShapeError("stack: needs at least one tensor")
-    return _stack(*xs, axis=normalize_axis(axis, xs[0].ndim + 1, "stack"))  # type: ignore[no-any-return]
+    return _stack(*xs, axis=normalize_axis(axis, xs[0].ndim + 1, "stack"))
 
 
 def _take_slice(x: Any, axis: int, start: int, stop: int) -> Any:
@@ -265,18 +267,17 @@ def _take_slice(x: Any, axis: int, start: int, stop: int) -> Any:
 
 def _split_forward(xp: Any, x: Any, *, ends: tuple[int, ...], axis: int) -> Any:
     bounds = (0, *ends, x.shape[axis])
-    return [_take_slice(x, axis, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [_take_slice(x, axis, a, b) for a, b in pairwise(bounds)]
 
 
 def _split_spec(x: Spec, *, ends: tuple[int, ...], axis: int) -> list[Spec]:
     bounds = (0, *ends, x.shape[axis])
     return [
-        Spec((*x.shape[:axis], b - a, *x.shape[axis + 1 :]), x.dtype)
-        for a, b in zip(bounds, bounds[1:], strict=False)
+        Spec((*x.shape[:axis], b - a, *x.shape[axis + 1 :]), x.dtype) for a, b in pairwise(bounds)
     ]
 
 
-_split = op(
+_split: Callable[..., Any] = op(
     "split",
     _split_forward,
     shape=_split_spec,
@@ -285,26 +286,23 @@ _split = op(
 )
 
 
-def split_at(x: Any, ends: Sequence[int], axis: int = 0) -> Any:
-    """The pieces of x between ascending positions along axis."""
+def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
+    """x cut along axis into equal sections, or (given a list) at those ascending positions."""
     x = tensor(x)
     axis = normalize_axis(axis, x.ndim, "split")
-    bounds = [0, *ends, x.shape[axis]]
-    if any(a > b for a, b in zip(bounds, bounds[1:], strict=False)):
-        raise ShapeError(f"split: positions {list(ends)} do not ascend within {x.shape[axis]}")
-    return _split(x, ends=tuple(ends), axis=axis)
-
-
-def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """x cut along axis into equal sections, or (given a list) at those positions."""
-    x = tensor(x)
-    if not isinstance(sections, int):
-        return split_at(x, [int(n) for n in sections], axis)  # type: ignore[no-any-return]
-    size = x.shape[normalize_axis(axis, x.ndim, "split")]
-    if sections < 1 or size % sections:
-        raise ShapeError(f"split: an axis of {size} does not divide into {sections} equal sections")
-    step = size // sections
-    return split_at(x, [step * i for i in range(1, sections)], axis)  # type: ignore[no-any-return]
+    size = x.shape[axis]
+    if isinstance(sections, int):
+        if sections < 1 or size % sections:
+            raise ShapeError(
+                f"split: an axis of {size} does not divide into {sections} equal parts"
+            )
+        ends = tuple([size // sections * i for i in range(1, sections)])
+    else:
+        ends = tuple([int(n) for n in sections])
+        if any(a > b for a, b in pairwise((0, *ends, size))):
+            raise ShapeError(f"split: positions {list(ends)} do not ascend within {size}")
+    pieces: tuple[Tensor, ...] = _split(x, ends=ends, axis=axis)
+    return pieces
 
 
 def _unstack_forward(xp: Any, x: Any, *, axis: int) -> Any:
@@ -313,7 +311,7 @@ def _unstack_forward(xp: Any, x: Any, *, axis: int) -> Any:
     return [x[i, ...] for i in range(x.shape[0])]  # the ellipsis keeps 0-d results arrays
 
 
-_unstack = op(
+_unstack: Callable[..., Any] = op(
     "unstack",
     _unstack_forward,
     shape=lambda x, *, axis: (
@@ -327,7 +325,8 @@ _unstack = op(
 def unstack(x: Any, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices of x along axis, without that axis."""
     x = tensor(x)
-    return _unstack(x, axis=normalize_axis(axis, x.ndim, "unstack"))  # type: ignore[no-any-return]
+    slices: tuple[Tensor, ...] = _unstack(x, axis=normalize_axis(axis, x.ndim, "unstack"))
+    return slices
 
 
 def repeat(x: Any, repeats: int, axis: int | None = None) -> Tensor:
@@ -352,22 +351,22 @@ def _triangle_spec(x: Spec, *, k: int) -> Spec:
     return x
 
 
-_tril = op(
+_tril: Operation = op(
     "tril", lambda xp, x, *, k: xp.tril(x, k), shape=_triangle_spec, x=lambda g, k: _tril(g, k=k)
 )
-_triu = op(
+_triu: Operation = op(
     "triu", lambda xp, x, *, k: xp.triu(x, k), shape=_triangle_spec, x=lambda g, k: _triu(g, k=k)
 )
 
 
 def tril(x: Any, k: int = 0) -> Tensor:
     """The last two axes' lower triangle, zero above diagonal k."""
-    return _tril(_two_axes(x, "tril"), k=k)  # type: ignore[no-any-return]
+    return _tril(_two_axes(x, "tril"), k=k)
 
 
 def triu(x: Any, k: int = 0) -> Tensor:
     """The last two axes' upper triangle, zero below diagonal k."""
-    return _triu(_two_axes(x, "triu"), k=k)  # type: ignore[no-any-return]
+    return _triu(_two_axes(x, "triu"), k=k)
 
 
 def _two_axes(x: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minigrad.errors import ShapeError
-from minigrad.op import Spec, common_dtype
+from minigrad.spec import Spec, common_dtype
 from minigrad.tensor import Shape, default_dtype
 
 BOOL = np.dtype("bool")
@@ -67,7 +67,7 @@ def reduction(x: Spec, *, axis: tuple[int, ...], keepdims: bool) -> Spec:
 
 
 def integral(dtype: Any) -> Any:
-    """The dtype of a sum of bools and integers: int64 (unsigned stays unsigned), as NumPy has it."""
+    """The dtype of a sum of bools and integers: int64 (uint64 of unsigned), as NumPy has it."""
     if dtype.kind == "b" or dtype.kind == "i":
         return INT64
     return np.dtype("uint64") if dtype.kind == "u" else dtype
