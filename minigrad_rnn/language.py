@@ -42,8 +42,12 @@ class CharacterModel(Module):
         """The zero state of B streams."""
         return self.cells.initial_state(batch)
 
+    def here(self, ids: Any) -> mg.Tensor:
+        """Characters where the weights are: batches come from the host, whatever the backend."""
+        return ids if isinstance(ids, mg.Tensor) else mg.Tensor(ids, backend=self.readout.W.backend)
+
     def __call__(self, ids: Any, state: Any) -> tuple[mg.Tensor, Any]:
-        hs, state = unroll(self.cells, self.embedding(ids), state)
+        hs, state = unroll(self.cells, self.embedding(self.here(ids)), state)
         return self.readout(hs), state  # one product over all steps
 
 
@@ -77,7 +81,8 @@ def log_loss(
         for start in range(0, len(ids) - 1, chunk):
             inputs, targets = ids[start : start + chunk], ids[start + 1 : start + chunk + 1]
             logits, state = model(inputs[: len(targets)], state)
-            total += float(mg.functional.cross_entropy(logits, targets, reduction="sum"))
+            nats = mg.functional.cross_entropy(logits, model.here(targets), reduction="sum")
+            total += float(nats)
             if progress is not None:
                 progress(targets.size)
     return total, state

@@ -105,7 +105,7 @@ class Session:
     def loss(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[mg.Tensor, Any]:
         """Mean nats per character of a batch (T, B), and the state after it."""
         logits, state = self.model(inputs, self.state)
-        return mg.functional.cross_entropy(logits, targets), state
+        return mg.functional.cross_entropy(logits, self.model.here(targets)), state
 
     def advance(self) -> float:
         """One step: the loss of the next batch, in nats per character, before its update."""
