@@ -41,7 +41,7 @@ def leaf(*shape: int, seed: int = 0) -> mg.Tensor:
 
 
 def live_nodes() -> int:
-    return sum(isinstance(thing, Node) for thing in gc.get_objects())
+    return sum(type(thing) is Node for thing in gc.get_objects())
 
 
 # --- depth ---------------------------------------------------------------------------------------
