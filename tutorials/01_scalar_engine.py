@@ -2,11 +2,12 @@
 # # An engine on one page
 #
 # You will build a reverse-mode autograd engine for single numbers, in about thirty lines, and see
-# why the obvious way to send gradients back is wrong. Everything that follows in these tutorials is
-# the same engine with arrays in place of numbers.
+# why the obvious way to send gradients back is wrong. Everything that follows in these tutorials
+# is the same engine with arrays in place of numbers.
 #
-# You need: Python, and the chain rule. It takes about 15 minutes. It belongs to the lectures' slides
-# "Unrolling RNNs" (*regular backprop handles shared weights*) and "RNN: Computational Graph".
+# You need: Python, and the chain rule. It takes about 15 minutes. It belongs to the lectures'
+# slides "Unrolling RNNs" (*regular backprop handles shared weights*) and "RNN: Computational
+# Graph".
 
 # %% [markdown]
 # ## A number that remembers
@@ -65,8 +66,8 @@ print(a.grad, "should be", 1 + slope * -3.0)
 assert math.isclose(a.grad, 1 + slope * -3.0)
 
 # %% [markdown]
-# Right so far. It walks every *path* from `y` to a leaf, though, and a graph has many more paths than
-# edges: a number used twice doubles the work behind it, twice in a row quadruples it. Take
+# Right so far. It walks every *path* from `y` to a leaf, though, and a graph has many more paths
+# than edges: a number used twice doubles the work behind it, twice in a row quadruples it. Take
 # $x \leftarrow x + x$ again and again, and count the visits.
 
 
@@ -93,8 +94,8 @@ assert paths(10) == 2**11 - 1  # 2,047 visits for 11 numbers
 
 # %% [markdown]
 # The usual repair is to visit each number once, as soon as it is met, and to pass on what its
-# gradient is by then. That is fast, and **wrong**: at a shared number it passes on a sum that is not
-# complete yet, and, when the rest arrives, passes the first part on a second time.
+# gradient is by then. That is fast, and **wrong**: at a shared number it passes on a sum that is
+# not complete yet, and, when the rest arrives, passes the first part on a second time.
 
 
 # %%
@@ -120,8 +121,9 @@ assert x.grad == 18.0  # s passed on 1 (6 for x), then 1 + 1 = 2 (12 more)
 # ## The right order
 #
 # A number's gradient is complete when everything computed *from* it has been handled. What is
-# computed from a number is made after it. So go through the numbers from the last made to the first:
-# then all of a number's users come before it. No recursion, no sorting by depth; each edge once.
+# computed from a number is made after it. So go through the numbers from the last made to the
+# first: then all of a number's users come before it. No recursion, no sorting by depth; each edge
+# once.
 
 
 # %%
@@ -165,9 +167,9 @@ assert x.grad == 20_001
 # %% [markdown]
 # ## A recurrent network, already
 #
-# One unit with $h^{(t)} = \tanh(w h^{(t-1)} + u x^{(t)})$ over three steps. The weight `w` is one leaf
-# with three uses; its gradient is the sum over them, and nobody had to write *backpropagation through
-# time*: that is just what the traversal does with this graph.
+# One unit with $h^{(t)} = \tanh(w h^{(t-1)} + u x^{(t)})$ over three steps. The weight `w` is one
+# leaf with three uses; its gradient is the sum over them, and nobody had to write
+# *backpropagation through time*: that is just what the traversal does with this graph.
 
 # %%
 w, u = Number(0.8), Number(0.5)
@@ -213,16 +215,16 @@ assert len(picture.boxes) == 18
 picture
 
 # %% [markdown]
-# The engine itself, `minigrad/autodiff.py`, is this page with arrays: `reached` has the same name and
-# does the same, and `Sweep.step` is the body of the loop above.
+# The engine itself, `minigrad/sweep.py`, is this page with arrays: `reached` has the same name
+# and does the same, and `Sweep.step` is the body of the loop above.
 #
 # ## Exercises
 #
 # 1. Give `Number` a method `exp`. What is its slope?
-# 2. `backward` sets all gradients to zero first. What would happen to `w.grad` if it did not, and you
-#    called it twice? When is that what one wants?
-# 3. Write the derivative of a derivative: let the slopes be `Number`s, and `backward` compute with
-#    `Number`s. Which line of `backward` has to change?
+# 2. `backward` sets all gradients to zero first. What would happen to `w.grad` if it did not, and
+#    you called it twice? When is that what one wants?
+# 3. Write the derivative of a derivative: let the slopes be `Number`s, and `backward` compute
+#    with `Number`s. Which line of `backward` has to change?
 #
 # The next cell tests one answer to each.
 

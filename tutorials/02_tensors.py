@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Tensors, broadcasting, and the gradient of broadcasting
 #
-# You will replace the numbers of tutorial 01 by arrays, meet the one new thing that arrays bring to
-# the backward pass, broadcasting, and look at a graph that minigrad recorded.
+# You will replace the numbers of tutorial 01 by arrays, meet the one new thing that arrays bring
+# to the backward pass, broadcasting, and look at a graph that minigrad recorded.
 #
-# You need: tutorial 01, and NumPy. It takes about 15 minutes. It belongs to the slides "Feed-Forward
-# Networks" and "Vanilla Neural Networks" (one to one).
+# You need: tutorial 01, and NumPy. It takes about 15 minutes. It belongs to the slides
+# "Feed-Forward Networks" and "Vanilla Neural Networks" (one to one).
 
 # %%
 import numpy as np
@@ -31,8 +31,8 @@ except TypeError as error:
 # %% [markdown]
 # ## Recording
 #
-# A tensor made with `requires_grad=True` is a leaf whose gradient is wanted. What is computed from it
-# knows the op it came from; that record is a *node*.
+# A tensor made with `requires_grad=True` is a leaf whose gradient is wanted. What is computed
+# from it knows the op it came from; that record is a *node*.
 
 # %%
 w = mg.Tensor([0.5, -1.0, 2.0], requires_grad=True)
@@ -42,8 +42,8 @@ print(z.node, "<-", z.node.parents)
 
 # %% [markdown]
 # `x` does not require a gradient, so its place among the parents is `None`: no rule runs for it.
-# `backward` adds the gradient to `w.grad`. For $z_i = \sum_j x_{ij} w_j$ and $L = \sum_i z_i$ that is
-# $\partial L/\partial w_j = \sum_i x_{ij}$, the column sums of `x`.
+# `backward` adds the gradient to `w.grad`. For $z_i = \sum_j x_{ij} w_j$ and $L = \sum_i z_i$
+# that is $\partial L/\partial w_j = \sum_i x_{ij}$, the column sums of `x`.
 
 # %%
 z.sum().backward()
@@ -53,9 +53,9 @@ assert np.array_equal(w.grad.numpy(), x.numpy().sum(axis=0))
 # %% [markdown]
 # ## Broadcasting
 #
-# `x + b` with shapes (2, 3) and (3,) uses each element of `b` twice, once a row. An element that is
-# used twice gets two contributions: **the gradient of broadcasting is a sum over the axes that were
-# stretched**. Tutorial 01 said the same of a number with two users.
+# `x + b` with shapes (2, 3) and (3,) uses each element of `b` twice, once a row. An element that
+# is used twice gets two contributions: **the gradient of broadcasting is a sum over the axes that
+# were stretched**. Tutorial 01 said the same of a number with two users.
 
 # %%
 b = mg.Tensor([0.0, 0.0, 0.0], requires_grad=True)
@@ -67,10 +67,10 @@ assert np.array_equal(b.grad.numpy(), [2.0, 2.0, 2.0])
 assert np.array_equal(c.grad.numpy(), [[6.0], [15.0]])
 
 # %% [markdown]
-# In the engine this sum is written once. The rule of `add` returns `g` for both operands, whatever
-# their shapes; the traversal, when it sends a cotangent along an edge, compares its shape with that
-# of the value at the other end (`Sweep.add` in `minigrad/autodiff.py` or the file it names). So no
-# rule in `minigrad/ops/` mentions broadcasting. Walk through it, a node at a time:
+# In the engine this sum is written once. The rule of `add` returns `g` for both operands,
+# whatever their shapes; the traversal, when it sends a cotangent along an edge, compares its
+# shape with that of the value at the other end (`Sweep.add` in `minigrad/sweep.py`). So no rule
+# in `minigrad/ops/` mentions broadcasting. Walk through it, a node at a time:
 
 # %%
 b.grad = c.grad = None
@@ -113,8 +113,8 @@ picture
 # %% [markdown]
 # ## Exercises
 #
-# 1. What are the shapes of the gradients of `p` and `q` in `(p * q).sum()` with `p` of shape (5, 1) and
-#    `q` of shape (1, 4)? And their values, if all elements are 1?
+# 1. What are the shapes of the gradients of `p` and `q` in `(p * q).sum()` with `p` of shape (5,
+#    1) and `q` of shape (1, 4)? And their values, if all elements are 1?
 # 2. Write `mean over axis 0` with `mg.sum` only, and check its gradient.
 # 3. `mg.maximum(a, b)` at a tie: which of the two gets the gradient in minigrad, and why does it
 #    matter that the shares add up to one?

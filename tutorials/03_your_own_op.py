@@ -14,9 +14,10 @@
 #
 #     tanh = op("tanh", lambda xp, x: xp.tanh(x), ..., x=lambda g, y: g * (1 - y * y))
 #
-# A name; the forward, written against an array namespace `xp`, which is NumPy or CuPy; and for each
-# operand a *rule*, which turns the cotangent `g` of the result into that of the operand. A rule names
-# what it needs, `g`, the result `y`, operands, and the node keeps just that: `tanh` keeps `y`, not `x`.
+# A name; the forward, written against an array namespace `xp`, which is NumPy or CuPy; and for
+# each operand a *rule*, which turns the cotangent `g` of the result into that of the operand. A
+# rule names what it needs, `g`, the result `y`, operands, and the node keeps just that: `tanh`
+# keeps `y`, not `x`.
 #
 # Let us add *softplus*, $\log(1 + e^x)$, whose derivative is the sigmoid.
 
@@ -45,8 +46,8 @@ assert np.allclose(y.numpy()[1:4], np.log1p(np.exp([-1.0, 0.0, 1.0])))
 # %% [markdown]
 # ## gradcheck
 #
-# Is the rule right? Compare it with central differences in float64. `order=2` checks the derivative of
-# the derivative as well.
+# Is the rule right? Compare it with central differences in float64. `order=2` checks the
+# derivative of the derivative as well.
 
 # %%
 mg.gradcheck(softplus, mg.Tensor([-1.5, 0.3, 2.0], dtype="float64"), order=2)
@@ -72,8 +73,8 @@ else:
 # %% [markdown]
 # ## Second derivatives come by themselves
 #
-# The rule `g * mg.sigmoid(x)` is made of ops, so it can be recorded and differentiated like anything
-# else. The second derivative of softplus is $\sigma(1 - \sigma)$.
+# The rule `g * mg.sigmoid(x)` is made of ops, so it can be recorded and differentiated like
+# anything else. The second derivative of softplus is $\sigma(1 - \sigma)$.
 
 # %%
 first = mg.grad(lambda v: softplus(v).sum())
@@ -99,8 +100,8 @@ print(along, curved)
 # %% [markdown]
 # ## A gradient inside a loss
 #
-# Because gradients are recorded, one may stand in a loss. Here a penalty keeps the slope of a small
-# network near 1; its own gradient goes through a gradient.
+# Because gradients are recorded, one may stand in a loss. Here a penalty keeps the slope of a
+# small network near 1; its own gradient goes through a gradient.
 
 # %%
 mg.random.seed(1)
@@ -136,8 +137,8 @@ assert np.allclose(numeric, W.grad.numpy(), rtol=1e-5, atol=1e-6)
 #
 # 1. Write `swish`, $x\,\sigma(x)$, as a composition of public functions. Does it need a rule?
 # 2. Write it as an op whose rule keeps `x` only, and `gradcheck` it to second order.
-# 3. An op that is the identity forward and halves the gradient: what does `gradcheck` say to it, and is
-#    it right to do so?
+# 3. An op that is the identity forward and halves the gradient: what does `gradcheck` say to it,
+#    and is it right to do so?
 
 
 # %%

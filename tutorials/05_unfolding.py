@@ -6,8 +6,8 @@
 # equation 10.25 of the book, measured.
 #
 # You need: tutorials 01 and 02. It takes about 20 minutes. It belongs to Fig 10.1 "Classical
-# Dynamical Systems", Fig 10.2 "Unfolding Computation Graphs", Fig 10.3 "Recurrent Hidden Units" and
-# to the slide "Re-use the same weight matrix at every time-step".
+# Dynamical Systems", Fig 10.2 "Unfolding Computation Graphs", Fig 10.3 "Recurrent Hidden Units"
+# and to the slide "Re-use the same weight matrix at every time-step".
 
 # %%
 import numpy as np
@@ -20,9 +20,9 @@ mg.set_default_dtype("float64")
 # %% [markdown]
 # ## Fig 10.1: a system that runs by itself
 #
-# $s^{(t)} = f(s^{(t-1)}; \theta)$, equation 10.1. Unfolded three times it is
-# $s^{(3)} = f(f(f(s^{(0)}; \theta); \theta); \theta)$: an ordinary expression without recurrence. Here
-# $f$ rotates a point and shrinks it; $\theta$ is the pair (angle, factor).
+# $s^{(t)} = f(s^{(t-1)}; \theta)$, equation 10.1. Unfolded three times it is $s^{(3)} =
+# f(f(f(s^{(0)}; \theta); \theta); \theta)$: an ordinary expression without recurrence. Here $f$
+# rotates a point and shrinks it; $\theta$ is the pair (angle, factor).
 
 # %%
 theta = mg.nn.Parameter([0.3, 0.9])
@@ -44,8 +44,8 @@ print(path.numpy()[:, 0])
 
 # %% [markdown]
 # The loop inside `unroll` is a Python `for`; without masks it reads: `y, state = cell(x, state)`.
-# After it there is no loop left, only the graph it has recorded. The number of leaves does not grow
-# with the number of steps:
+# After it there is no loop left, only the graph it has recorded. The number of leaves does not
+# grow with the number of steps:
 
 
 # %%
@@ -92,14 +92,15 @@ loss = mg.functional.cross_entropy(hs @ V + c, labels, reduction="sum")
 print("L =", loss.item())
 
 # %% [markdown]
-# The output layer stands outside the loop: $o^{(t)}$ does not feed back, so all T products with V are
-# one product of matrices.
+# The output layer stands outside the loop: $o^{(t)}$ does not feed back, so all T products with V
+# are one product of matrices.
 #
 # ## Equation 10.25: the gradient of a shared weight, use by use
 #
-# The book writes $\nabla_W L = \sum_t \mathrm{diag}(1 - (h^{(t)})^2) (\nabla_{h^{(t)}} L) h^{(t-1)\top}$, and
-# introduces copies $W^{(t)}$, each used at step t only, to say what a single term means. The engine
-# needs no copies. It has sent T contributions to `W` and can keep them apart:
+# The book writes $\nabla_W L = \sum_t \mathrm{diag}(1 - (h^{(t)})^2) (\nabla_{h^{(t)}} L)
+# h^{(t-1)\top}$, and introduces copies $W^{(t)}$, each used at step t only, to say what a single
+# term means. The engine needs no copies. It has sent T contributions to `W` and can keep them
+# apart:
 
 # %%
 parts = mg.pullback(loss, W, split="use")
@@ -120,18 +121,18 @@ for x, W_t in zip(xs, copies, strict=True):
 copied_loss = mg.functional.cross_entropy(mg.stack(outputs) @ V + c, labels, reduction="sum")
 copied = mg.pullback(copied_loss, copies)
 assert all(
-    np.abs(g.numpy() - part).max() < 1e-12
-    for g, part in zip(copied, parts.numpy(), strict=True)
+    np.abs(g.numpy() - part).max() < 1e-12 for g, part in zip(copied, parts.numpy(), strict=True)
 )
 print("norm of each step's share:", np.linalg.norm(parts.numpy(), axis=(1, 2)).round(3))
 
 # %% [markdown]
-# The first share is zero: at the first step $h^{(0)} = 0$, and the term has $h^{(t-1)}$ as a factor.
+# The first share is zero: at the first step $h^{(0)} = 0$, and the term has $h^{(t-1)}$ as a
+# factor.
 #
 # ## And literally
 #
-# Equations 10.20 and 10.21 give $\nabla_{h^{(t)}} L$ from the last step back. Three lines of NumPy, with
-# the weights transposed into the book's orientation:
+# Equations 10.20 and 10.21 give $\nabla_{h^{(t)}} L$ from the last step back. Three lines of
+# NumPy, with the weights transposed into the book's orientation:
 
 # %%
 hidden = hs.numpy()[:, 0]

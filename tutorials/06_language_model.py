@@ -1,12 +1,12 @@
 # %% [markdown]
 # # A language model: train, score, sample
 #
-# You will train a recurrent network to predict the next character of a real text, measure it in bits
-# per character, compare it with counting, and let it write at several temperatures.
+# You will train a recurrent network to predict the next character of a real text, measure it in
+# bits per character, compare it with counting, and let it write at several temperatures.
 #
-# You need: tutorial 05. It takes about 20 minutes, of which the machine computes for one. It belongs to
-# the slides "Language Modeling", "Sampling from an RNN" and "Example: Language Generation", equations
-# 10.31 to 10.33.
+# You need: tutorial 05. It takes about 20 minutes, of which the machine computes for one. It
+# belongs to the slides "Language Modeling", "Sampling from an RNN" and "Example: Language
+# Generation", equations 10.31 to 10.33.
 
 # %%
 import math
@@ -40,15 +40,16 @@ assert vocabulary.decode(ids[:50]) == corpus.text[:50]
 # %% [markdown]
 # ## The probability of a text
 #
-# $P(y_1, \dots, y_T) = \prod_i P(y_i \mid y_1, \dots, y_{i-1})$. A model of the conditionals is a model of
-# texts. Its quality is the mean of $-\log_2 P(y_i \mid \dots)$: the bits per character that a coder using
-# it would need. Knowing nothing costs $\log_2$ of the number of characters; knowing how frequent each is,
-# the entropy of their distribution; knowing the character before it as well, less again.
+# $P(y_1, \dots, y_T) = \prod_i P(y_i \mid y_1, \dots, y_{i-1})$. A model of the conditionals is a
+# model of texts. Its quality is the mean of $-\log_2 P(y_i \mid \dots)$: the bits per character
+# that a coder using it would need. Knowing nothing costs $\log_2$ of the number of characters;
+# knowing how frequent each is, the entropy of their distribution; knowing the character before it
+# as well, less again.
 
 
 # %%
 def bits_by_counting(order):
-    """Bits per character of the held-out text; contexts of `order` characters, add-one smoothing."""
+    """Bits per character of the held-out text, from `order` characters of context, add-one."""
     text, test = corpus.text[: len(train_ids)], corpus.text[len(train_ids) - order :]
     pairs = Counter(text[i : i + order + 1] for i in range(len(text) - order))
     contexts = Counter(text[i : i + order] for i in range(len(text) - order))
@@ -67,8 +68,8 @@ assert counted[1] < counted[0] < math.log2(len(vocabulary))
 # %% [markdown]
 # ## The network
 #
-# One LSTM between an embedding (a one-hot vector times a matrix is a row of the matrix: a gather) and a
-# linear layer that gives the logits of the next character.
+# One LSTM between an embedding (a one-hot vector times a matrix is a row of the matrix: a gather)
+# and a linear layer that gives the logits of the next character.
 
 # %%
 mg.random.seed(0)
@@ -92,9 +93,9 @@ print(model)
 # %% [markdown]
 # ## Training
 #
-# The text is cut into B streams read side by side, T characters at a time. From one batch to the next
-# the *state* is carried on, so that the network may remember for longer than T; its *gradient* is not
-# (`detach`): truncated backpropagation through time.
+# The text is cut into B streams read side by side, T characters at a time. From one batch to the
+# next the *state* is carried on, so that the network may remember for longer than T; its
+# *gradient* is not (`detach`): truncated backpropagation through time.
 
 # %%
 B, T = (20, 25) if FAST else (32, 50)
@@ -141,7 +142,8 @@ assert bits < counted[0]
 assert FAST or bits < min(counted.values())
 
 # %% [markdown]
-# A score can be computed in pieces, as long as the state goes along: the probabilities are the same.
+# A score can be computed in pieces, as long as the state goes along: the probabilities are the
+# same.
 
 # %%
 with mg.no_grad():
@@ -179,12 +181,13 @@ again = write(model, "Return ", 20, 0.7)
 assert again == write(model, "Return ", 20, 0.7)
 
 # %% [markdown]
-# The command does all of this with a larger model: `minigrad-rnn train`, then `sample` and `score`.
+# The command does all of this with a larger model: `minigrad-rnn train`, then `sample` and
+# `score`.
 #
 # ## Exercises
 #
-# 1. What does `bits` become if each held-out character is scored with the zero state, its context thrown
-#    away? Which of the counting models is that comparable with?
+# 1. What does `bits` become if each held-out character is scored with the zero state, its context
+#    thrown away? Which of the counting models is that comparable with?
 # 2. What does the model write at a temperature near zero, and why does it repeat itself?
 # 3. Make the state learned: where would a parameter go (`minigrad_rnn.LearnedState`)?
 
@@ -192,6 +195,8 @@ assert again == write(model, "Return ", 20, 0.7)
 with mg.no_grad():
     alone, _ = model(held_out[None, :500], model.cell.initial_state(500))
     one = mg.functional.cross_entropy(alone[0], held_out[1:501]).item() / math.log(2)
-print(f"1: {one:.2f} bits with one character of context, against {counted[1]:.2f} by counting pairs")
+print(
+    f"1: {one:.2f} bits with one character of context, against {counted[1]:.2f} by counting pairs"
+)
 assert one > bits
 print("2:", write(model, "Return ", 40, 0.01))
