@@ -42,17 +42,17 @@ def _matmul_left(g: Any, b: Any, a_shape: Shape) -> Any:
     if b.ndim == 1:
         return expand_dims(g, -1) * b
     if len(a_shape) == 1:
-        return (b @ expand_dims(g, -1))[..., 0]
-    return g @ _matrix_transpose(b)
+        return matmul(b, expand_dims(g, -1))[..., 0]
+    return matmul(g, _matrix_transpose(b))
 
 
 def _matmul_right(g: Any, a: Any, b_shape: Shape) -> Any:
     if len(b_shape) == 1:
-        return (_matrix_transpose(a) @ expand_dims(g, -1))[..., 0] if a.ndim > 1 else a * g
+        return matmul(_matrix_transpose(a), expand_dims(g, -1))[..., 0] if a.ndim > 1 else a * g
     if a.ndim == 1:
         return expand_dims(a, -1) * expand_dims(g, -2)
     if len(b_shape) == 2 and a.ndim > 2:  # one product over all rows instead of one per batch entry
-        return _flat_rows(a).T @ _flat_rows(g)
+        return matmul(_flat_rows(a).T, _flat_rows(g))
     return matmul(_matrix_transpose(a), g)
 
 
