@@ -7,12 +7,14 @@ import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator
+from contextvars import Token
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from minigrad import tree
-from minigrad.backend import refuse_generators
+from minigrad.backend import within
 from minigrad.errors import GradientError, ShapeError
-from minigrad.op import Op, at_choke_points, bare, in_mode, mode
+from minigrad.op import Mode, Op, at_choke_points, bare, in_mode, mode
 from minigrad.ops.create import zeros_like
 from minigrad.ops.elementwise import alias
 from minigrad.ops.shape import reshape, stack
@@ -22,37 +24,25 @@ from minigrad.tensor import Node, Tensor, leaf, make
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
-class _Recording(ContextDecorator):
+class no_grad(ContextDecorator):
+    """`with no_grad():` or `@no_grad()`: ops inside are not recorded. Refuses generators."""
+
     recording = False
 
     def __init__(self) -> None:
-        self._stack: list[contextlib.AbstractContextManager[Any]] = []
+        self._tokens: list[Token[Mode]] = []
 
     def __enter__(self) -> None:
-        scope = at_choke_points(recording=self.recording)
-        scope.__enter__()
-        self._stack.append(scope)
+        self._tokens.append(mode.set(replace(mode.get(), recording=self.recording)))
 
-    def __exit__(self, *error: Any) -> None:
-        self._stack.pop().__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        mode.reset(self._tokens.pop())
 
     def __call__(self, function: Call) -> Call:
-        refuse_generators(function, type(self).__name__)
-        kind = type(self)
-
-        @functools.wraps(function)
-        def scoped(*args: Any, **kwargs: Any) -> Any:
-            with kind():
-                return function(*args, **kwargs)
-
-        return scoped  # type: ignore[return-value]
+        return within(type(self), function, type(self).__name__)
 
 
-class no_grad(_Recording):
-    """`with no_grad():` or `@no_grad()`: ops inside are not recorded. Refuses generators."""
-
-
-class enable_grad(_Recording):
+class enable_grad(no_grad):
     """`with enable_grad():` ops inside are recorded, also within no_grad."""
 
     recording = True
@@ -161,11 +151,15 @@ def pullback(
         node_of(x, "pullback (input)")
     record = mode.get().recording
     if "sample" in axes:
-        rows = [_one_hot_rows(y, gradient, i) for i in range(y.shape[0])]
+        if not y.shape or not y.shape[0]:
+            raise ShapeError("pullback: split='sample' needs a y with an axis of samples")
+        rows = [_one_hot_row(y, gradient, i) for i in range(y.shape[0])]
         per = "use" if "use" in axes else None
         pulled = [tree.flatten(pullback(y, inputs, g, per, allow_unused))[0] for g in rows]
         axis = axes.index("sample")
-        return rebuild([stack(list(parts), axis=axis) for parts in zip(*pulled, strict=True)])
+        return rebuild(
+            [None if g[0] is None else stack(g, axis) for g in zip(*pulled, strict=True)]
+        )
     start = seed(y, gradient, "pullback")
     found = pull([y], [start], tensors, record, per_use=bool(axes))
     for i, (x, g) in enumerate(zip(tensors, found, strict=True)):
@@ -180,11 +174,8 @@ def pullback(
     return rebuild(found)
 
 
-def _one_hot_rows(y: Tensor, gradient: Any, row: int) -> Tensor:
-    if y.ndim == 0:
-        raise ShapeError("pullback: split='sample' needs a y with an axis of samples")
-    xp = y.backend.xp
-    mask = xp.zeros(y.shape, y.dtype)
+def _one_hot_row(y: Tensor, gradient: Any, row: int) -> Tensor:
+    mask = y.backend.xp.zeros(y.shape, y.dtype)
     mask[row] = 1
     selected = make(mask, y.backend)
     return selected if gradient is None else selected * seed(y, gradient, "pullback")

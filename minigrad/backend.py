@@ -12,9 +12,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ContextDecorator
+from contextlib import AbstractContextManager, ContextDecorator
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 
@@ -336,23 +336,26 @@ class use_backend(ContextDecorator):
         _scoped.set(inner and inner.outer)
 
     def __call__(self, function: Call) -> Call:
-        refuse_generators(function, "use_backend")
-
-        @functools.wraps(function)
-        def scoped(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        return scoped  # type: ignore[return-value]
+        return within(lambda: self, function, "use_backend")
 
 
-def refuse_generators(function: Callable[..., Any], scope: str) -> None:
-    """A generator would run its body outside the scope that decorates it: refuse it by name."""
+def within(scope: Callable[[], AbstractContextManager[Any]], function: Call, name: str) -> Call:
+    """function, each call within a scope of its own.
+
+    Refuses a generator function, whose body would run after the scope has ended.
+    """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError(
-            f"{scope} cannot decorate the generator function {function.__name__!r}: its body runs "
-            f"after the scope has ended; write `with {scope}(...)` inside it"
+            f"{name} cannot decorate the generator function {function.__name__!r}: its body runs "
+            f"after the scope has ended; write `with {name}(...)` inside it"
         )
+
+    @functools.wraps(function)
+    def scoped(*args: Any, **kwargs: Any) -> Any:
+        with scope():
+            return function(*args, **kwargs)
+
+    return cast(Call, scoped)
 
 
 def check_environment(environment: Mapping[str, str] | None = None) -> None:

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -24,7 +24,6 @@ from minigrad.spec import NUMBERS, common_dtype, explain, mismatch, refuse_assig
 from minigrad.tensor import FREED, Array, Node, Tensor, make
 
 Static = dict[str, Any]
-Operation = Callable[..., Tensor]  # what `op` makes
 NOTHING: Static = {}
 
 
@@ -47,6 +46,8 @@ class Op:
     outputs: bool = False  # whether forward returns several
     fixed: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
+    signature: inspect.Signature = field(init=False)
+    namespace: str = field(init=False)  # what forward wants to be given: "xp" or "backend"
     operands: tuple[str, ...] = field(init=False)
     static: tuple[str, ...] = field(init=False)
     variadic: str | None = field(init=False)
@@ -55,7 +56,9 @@ class Op:
     bound: dict[_backend.Backend, Callable[..., Any]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        _, *parameters = inspect.signature(self.forward).parameters.values()
+        first, *parameters = inspect.signature(self.forward).parameters.values()
+        self.signature = inspect.Signature(parameters)
+        self.namespace = first.name
         self.operands = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         self.static = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
@@ -72,16 +75,15 @@ class Op:
         """The op on a backend: its kernel there, else forward on its namespace; kept in `bound`."""
         forward = getattr(backend, "kernels", NOTHING).get(self.name)
         if forward is None:
-            first = next(iter(inspect.signature(self.forward).parameters))
-            forward = partial(self.forward, backend.xp if first == "xp" else backend)
+            forward = partial(self.forward, backend.xp if self.namespace == "xp" else backend)
         self.bound[backend] = forward
         return forward
 
     def plan(self, needed: int) -> Plan:
         """The plan for operands that need a gradient where a digit of needed (see execute) is 1."""
         digits = f"{needed:b}"[1:]
-        sources: list[tuple[str, Any]] = []
-        rules = []
+        sources: list[tuple[str, Any]] = [("g", None)]
+        rules: list[tuple[Any, Callable[..., Any], Callable[[Any], Any]]] = []
         for position, digit in enumerate(digits):
             name = self.operand(position)
             if digit == "0" or name not in self.rules:
@@ -89,16 +91,15 @@ class Op:
             wanted = []
             for parameter in inspect.signature(self.rules[name]).parameters:
                 source = self._source(parameter, len(digits))
-                if parameter != "g" and source not in sources:
+                if source not in sources:
                     sources.append(source)
-                wanted.append(0 if parameter == "g" else sources.index(source) + 1)
-            place = (
-                range(self.operands.index(name), len(digits)) if name == self.variadic else position
-            )
-            rules.append((place, self.rules[name], _getter(wanted)))
-            if name == self.variadic:
-                break  # its one rule answers for all of the tail
-        self.plans[needed] = Plan(tuple(rules), tuple(sources))
+                wanted.append(sources.index(source))
+            if name == self.variadic:  # its one rule answers for all of the tail
+                tail = range(self.operands.index(name), len(digits))
+                rules.append((tail, self.rules[name], _getter(wanted)))
+                break
+            rules.append((position, self.rules[name], _getter(wanted)))
+        self.plans[needed] = Plan(tuple(rules), tuple(sources[1:]))
         return self.plans[needed]
 
     def _source(self, parameter: str, count: int) -> tuple[str, Any]:
@@ -123,6 +124,14 @@ def _getter(positions: list[int]) -> Callable[[Any], Any]:
 
 
 REGISTRY: dict[str, Op] = {}
+
+
+class Operation(Protocol):
+    """The public function of an op."""
+
+    op: Op
+
+    def __call__(self, *operands: Any, **static: Any) -> Tensor: ...
 
 
 def op(
@@ -171,9 +180,8 @@ def op(
 
     apply.__name__ = apply.__qualname__ = name
     apply.__module__, apply.__doc__ = forward.__module__, forward.__doc__
-    _, *parameters = inspect.signature(forward).parameters.values()
-    vars(apply).update(op=made, __signature__=inspect.Signature(parameters))
-    return apply
+    vars(apply).update(op=made, __signature__=made.signature)
+    return cast(Operation, apply)
 
 
 # --- run -----------------------------------------------------------------------------------------

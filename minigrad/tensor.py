@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from minigrad.errors import AxisError, BackendMismatchError, DtypeError, Gradien
 
 Array = Any  # an array of whichever backend
 Shape = tuple[int, ...]
+Axes = int | Iterable[int] | None
 FREED: Any = ("freed",)  # what Node.saved holds once backward has used it
 _ids = itertools.count()
 _default_dtype: np.dtype[Any] = np.dtype("float32")
@@ -414,3 +415,14 @@ def normalize_axis(axis: int, ndim: int, name: str) -> int:
     if not -ndim <= axis < ndim:
         raise AxisError(f"{name}: axis {axis} is out of bounds for a tensor of {ndim} dimensions")
     return axis % ndim
+
+
+def normalize_axes(axis: Axes, ndim: int, name: str) -> tuple[int, ...]:
+    """Distinct axes in [0, ndim), in the order given; all of them for None."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = (axis,) if isinstance(axis, (int, np.integer)) else axis
+    found = tuple([normalize_axis(int(a), ndim, name) for a in given])
+    if len(set(found)) != len(found):
+        raise ShapeError(f"{name}: axis {axis} names an axis twice")
+    return found

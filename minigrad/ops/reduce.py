@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from minigrad.errors import ShapeError
@@ -20,20 +21,7 @@ from minigrad.ops.shape import (
     tensor,
 )
 from minigrad.spec import Spec
-from minigrad.tensor import Tensor, normalize_axis
-
-Axis = int | tuple[int, ...] | None
-
-
-def axes(x: Any, axis: Axis, name: str) -> tuple[int, ...]:
-    """axis as a sorted tuple of distinct axes in [0, ndim)."""
-    if axis is None:
-        return tuple(range(x.ndim))
-    chosen = (axis,) if isinstance(axis, int) else tuple(axis)
-    found = sorted(normalize_axis(int(a), x.ndim, name) for a in chosen)
-    if len(set(found)) != len(found):
-        raise ShapeError(f"{name}: axis {axis} names an axis twice")
-    return tuple(found)
+from minigrad.tensor import Axes, Tensor, normalize_axes, normalize_axis
 
 
 def _expand(y: Any, x_shape: Any, axis: Any, keepdims: bool) -> Any:
@@ -149,81 +137,75 @@ _cumsum: Operation = op(
 )
 
 
-def sum(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The sum over axis (all axes by default)."""
+def _over(reduce: Operation, x: Any, axis: Axes, keepdims: bool) -> Tensor:
     x = tensor(x)
-    return _sum(x, axis=axes(x, axis, "sum"), keepdims=keepdims)
+    return reduce(x, axis=normalize_axes(axis, x.ndim, reduce.op.name), keepdims=keepdims)
 
 
-def mean(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def _count(x: Any, axis: Axes) -> int:
+    return math.prod(x.shape[a] for a in normalize_axes(axis, x.ndim, "count"))
+
+
+def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """The sum over axis (all axes by default)."""
+    return _over(_sum, x, axis, keepdims)
+
+
+def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The mean over axis; of integers in the default dtype."""
     x = tensor(x)
-    chosen = axes(x, axis, "mean")
-    count = 1
-    for a in chosen:
-        count *= x.shape[a]
-    return _sum(x, axis=chosen, keepdims=keepdims) / (count or float("nan"))
+    return sum(x, axis, keepdims) / (_count(x, axis) or math.nan)
 
 
-def max(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The maximum over axis; its gradient is shared equally among the elements that attain it."""
-    x = tensor(x)
-    return _max(x, axis=axes(x, axis, "max"), keepdims=keepdims)
+    return _over(_max, x, axis, keepdims)
 
 
-def min(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The minimum over axis; its gradient is shared equally among the elements that attain it."""
-    x = tensor(x)
-    return _min(x, axis=axes(x, axis, "min"), keepdims=keepdims)
+    return _over(_min, x, axis, keepdims)
 
 
-def logsumexp(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def logsumexp(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over axis, without overflow."""
-    x = tensor(x)
-    return _logsumexp(x, axis=axes(x, axis, "logsumexp"), keepdims=keepdims)
+    return _over(_logsumexp, x, axis, keepdims)
 
 
-def any(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def any(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Whether any element over axis is true."""
-    x = tensor(x)
-    return _any(x, axis=axes(x, axis, "any"), keepdims=keepdims)
+    return _over(_any, x, axis, keepdims)
 
 
-def all(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def all(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """Whether all elements over axis are true."""
-    x = tensor(x)
-    return _all(x, axis=axes(x, axis, "all"), keepdims=keepdims)
+    return _over(_all, x, axis, keepdims)
 
 
-def var(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+def var(x: Any, axis: Axes = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
     """The mean squared deviation from the mean over axis; the divisor is count - ddof."""
     x = tensor(x)
     deviation = x - mean(x, axis, keepdims=True)
     squares = multiply(deviation, deviation)
     if ddof == 0:
         return mean(squares, axis, keepdims)
-    count = 1
-    for a in axes(x, axis, "var"):
-        count *= x.shape[a]
-    return sum(squares, axis, keepdims) / (count - ddof)
+    return sum(squares, axis, keepdims) / (_count(x, axis) - ddof)
 
 
-def std(x: Any, axis: Axis = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
+def std(x: Any, axis: Axes = None, keepdims: bool = False, ddof: int = 0) -> Tensor:
     """The square root of `var`."""
     return sqrt(var(x, axis, keepdims, ddof))
 
 
-def prod(x: Any, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def prod(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The product over axis, by halving, so that every order of gradient stays right at zeros."""
     x = tensor(x)
     if x.dtype.kind != "f":
         x = astype(x, specs.integral(x.dtype))
-    chosen = axes(x, axis, "prod")
+    chosen = normalize_axes(axis, x.ndim, "prod")
     shape = specs.reduced(x.shape, chosen, keepdims)
     kept = [a for a in range(x.ndim) if a not in chosen]
-    count = 1
-    for a in chosen:
-        count *= x.shape[a]
+    count = _count(x, chosen)
     y = moveaxis(x, kept, range(len(kept)))
     y = reshape(y, (*(x.shape[a] for a in kept), count))
     while count > 1:
@@ -245,28 +227,29 @@ def _one_axis(x: Any, axis: int | None, name: str) -> tuple[Any, int]:
     return x, normalize_axis(axis, x.ndim, name)
 
 
+def _along(operation: Operation, x: Any, axis: int | None) -> Tensor:
+    x, chosen = _one_axis(x, axis, operation.op.name)
+    return operation(x, axis=chosen)
+
+
 def argmax(x: Any, axis: int | None = None) -> Tensor:
     """The position of the first maximum along axis (of the flattened tensor by default)."""
-    x, chosen = _one_axis(x, axis, "argmax")
-    return _argmax(x, axis=chosen)
+    return _along(_argmax, x, axis)
 
 
 def argmin(x: Any, axis: int | None = None) -> Tensor:
     """The position of the first minimum along axis (of the flattened tensor by default)."""
-    x, chosen = _one_axis(x, axis, "argmin")
-    return _argmin(x, axis=chosen)
+    return _along(_argmin, x, axis)
 
 
 def cumsum(x: Any, axis: int | None = None) -> Tensor:
     """The running sum along axis (of the flattened tensor by default)."""
-    x, chosen = _one_axis(x, axis, "cumsum")
-    return _cumsum(x, axis=chosen)
+    return _along(_cumsum, x, axis)
 
 
 def argsort(x: Any, axis: int | None = -1) -> Tensor:
     """The positions that sort x along axis; equal elements keep their order."""
-    x, chosen = _one_axis(x, axis, "argsort")
-    return _argsort(x, axis=chosen)
+    return _along(_argsort, x, axis)
 
 
 def sort(x: Any, axis: int | None = -1) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ from minigrad.errors import ShapeError
 from minigrad.op import Operation, op
 from minigrad.ops import specs
 from minigrad.spec import Spec, common_dtype
-from minigrad.tensor import Shape, Tensor, normalize_axis
+from minigrad.tensor import Axes, Shape, Tensor, normalize_axes, normalize_axis
 
 
 def tensor(x: Any) -> Any:
@@ -63,9 +63,10 @@ _transpose: Operation = op(
 def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     """The axes permuted (reversed by default)."""
     x = tensor(x)
-    order = tuple(reversed(range(x.ndim))) if axes is None else tuple(axes)
-    order = tuple(normalize_axis(a, x.ndim, "transpose") for a in order)
-    if sorted(order) != list(range(x.ndim)):
+    order = normalize_axes(axes, x.ndim, "transpose")
+    if axes is None:
+        order = order[::-1]
+    elif len(order) != x.ndim:
         raise ShapeError(f"transpose: axes {axes} do not permute the {x.ndim} axes of {x.shape}")
     return _transpose(x, axes=order)
 
@@ -74,19 +75,16 @@ def swapaxes(x: Any, axis1: int, axis2: int) -> Tensor:
     """Two axes exchanged."""
     x = tensor(x)
     order = list(range(x.ndim))
-    a, b = normalize_axis(axis1, x.ndim, "swapaxes"), normalize_axis(axis2, x.ndim, "swapaxes")
+    a, b = (normalize_axis(axis, x.ndim, "swapaxes") for axis in (axis1, axis2))
     order[a], order[b] = b, a
     return _transpose(x, axes=tuple(order))
 
 
-def moveaxis(x: Any, source: int | Iterable[int], destination: int | Iterable[int]) -> Tensor:
+def moveaxis(x: Any, source: Axes, destination: Axes) -> Tensor:
     """Axes moved to other places, the rest in their order."""
     x = tensor(x)
-    old = [source] if isinstance(source, int) else list(source)
-    new = [destination] if isinstance(destination, int) else list(destination)
-    old = [normalize_axis(a, x.ndim, "moveaxis") for a in old]
-    new = [normalize_axis(a, x.ndim, "moveaxis") for a in new]
-    if len(old) != len(new) or len(set(old)) != len(old) or len(set(new)) != len(new):
+    old, new = (normalize_axes(axis, x.ndim, "moveaxis") for axis in (source, destination))
+    if len(old) != len(new):
         raise ShapeError(f"moveaxis: {source} to {destination} is not one place for each axis")
     order = [a for a in range(x.ndim) if a not in old]
     for place, axis in sorted(zip(new, old, strict=True)):
@@ -94,14 +92,11 @@ def moveaxis(x: Any, source: int | Iterable[int], destination: int | Iterable[in
     return _transpose(x, axes=tuple(order))
 
 
-def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Tensor:
+def squeeze(x: Any, axis: Axes = None) -> Tensor:
     """Axes of size 1 removed (all of them by default)."""
     x = tensor(x)
-    if axis is None:
-        return reshape(x, tuple(n for n in x.shape if n != 1))
-    gone = {
-        normalize_axis(a, x.ndim, "squeeze") for a in ([axis] if isinstance(axis, int) else axis)
-    }
+    ones = [a for a, n in enumerate(x.shape) if n == 1]
+    gone = normalize_axes(ones if axis is None else axis, x.ndim, "squeeze")
     for a in gone:
         if x.shape[a] != 1:
             raise ShapeError(f"squeeze: axis {a} of {x.shape} has size {x.shape[a]}, not 1")
@@ -111,12 +106,10 @@ def squeeze(x: Any, axis: int | Sequence[int] | None = None) -> Tensor:
 def expand_dims(x: Any, axis: int | Sequence[int]) -> Tensor:
     """New axes of size 1 at the given places of the result."""
     x = tensor(x)
-    new = [axis] if isinstance(axis, int) else list(axis)
-    places = {normalize_axis(a, x.ndim + len(new), "expand_dims") for a in new}
-    if len(places) != len(new):
-        raise ShapeError(f"expand_dims: axis {axis} names a place twice")
+    ndim = x.ndim + (len(axis) if isinstance(axis, Sequence) else 1)
+    places = normalize_axes(axis, ndim, "expand_dims")
     sizes = iter(x.shape)
-    return reshape(x, tuple(1 if a in places else next(sizes) for a in range(x.ndim + len(new))))
+    return reshape(x, tuple([1 if a in places else next(sizes) for a in range(ndim)]))
 
 
 def _broadcast_spec(x: Spec, *, shape: Shape) -> Spec:
@@ -146,11 +139,10 @@ _flip: Operation = op(
 )
 
 
-def flip(x: Any, axis: int | Sequence[int] | None = None) -> Tensor:
+def flip(x: Any, axis: Axes = None) -> Tensor:
     """The order of elements reversed along axis (along all by default)."""
     x = tensor(x)
-    chosen = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    return _flip(x, axis=tuple(normalize_axis(a, x.ndim, "flip") for a in chosen))
+    return _flip(x, axis=normalize_axes(axis, x.ndim, "flip"))
 
 
 _roll: Operation = op(
