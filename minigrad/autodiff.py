@@ -124,9 +124,8 @@ def _deposit(sweep: Sweep, order: Sequence[Node]) -> None:
     """Add what has arrived at the leaves to their `.grad`, all of them or, after an error, none."""
     for node in order:
         if node.op is None and node in sweep.cotangents:
-            g = bare(sweep.cotangents.pop(node))
-            g = g if node.grad is None else bare(node.grad) + g
-            node.grad = make(node.backend.asarray(g), node.backend)
+            g = tensor_of(node.backend, sweep.cotangents.pop(node)).detach()
+            node.grad = g if node.grad is None else g + node.grad
 
 
 def pullback(

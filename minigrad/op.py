@@ -221,11 +221,11 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
             parents.append(None)
             slots.append(0)
         else:
-            return _execute_raw(op, operands, static)
+            return execute_raw(op, operands, static)
     if backend is None:
-        return _execute_raw(op, operands, static)
+        return execute_raw(op, operands, static)
     if mixed or (weak and not op.weak) or (dtype.kind != "f" and (weak or op.dtypes == "float")):
-        arrays = _promote(op, arrays, backend)
+        arrays = promote(op, arrays, backend)
     if op.check is not None:
         op.check(backend, *arrays, **static)
     try:
@@ -241,14 +241,14 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
     node = None
     if recorded and op.rules and dtype.kind == "f" and mode.get().recording:
         plan = op.plans.get(needed) or op.plan(needed)
-        saved = _save(plan, y, arrays, static) if plan.sources else ()
+        saved = save(plan, y, arrays, static) if plan.sources else ()
         node = Node(op, plan, tuple(parents), tuple(slots), static, saved, backend, shape, dtype)
     if op.outputs:
         return tuple([make(part, backend, node, i) for i, part in enumerate(y)])
     return make(y, backend, node)
 
 
-def _save(plan: Plan, y: Array, arrays: list[Any], static: Static) -> tuple[Any, ...]:
+def save(plan: Plan, y: Array, arrays: list[Any], static: Static) -> tuple[Any, ...]:
     saved: list[Any] = []
     for kind, key in plan.sources:
         if kind == "operand":
@@ -264,7 +264,7 @@ def _save(plan: Plan, y: Array, arrays: list[Any], static: Static) -> tuple[Any,
     return tuple(saved)
 
 
-def _execute_raw(op: Op, operands: Sequence[Any], static: Static) -> Any:
+def execute_raw(op: Op, operands: Sequence[Any], static: Static) -> Any:
     """run for operands that are not all tensors or numbers: NumPy scalars, arrays, lists."""
     home = next((t.backend for t in operands if isinstance(t, Tensor)), None)
     lifted = [_lift(op, t, home) for t in operands]
@@ -291,7 +291,7 @@ def _lift(op: Op, raw: Any, home: _backend.Backend | None) -> Any:
     return Tensor(raw, backend=home)
 
 
-def _promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
+def promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
     """Operands brought to the dtype that the op computes in; Python numbers stay weak."""
     if op.dtypes == "free":
         return [backend.asarray(a) if a.__class__ in NUMBERS else a for a in arrays]

@@ -113,7 +113,7 @@ def _again(
                 found = pull([ys[n] for n in numbers], gs, handles, record, stop=True)
     finally:
         random.generator.assign(now)
-    return found if record else [bare(part) for part in found]
+    return [bare(part) for part in found] if isinstance(here.run, BareRun) else found
 
 
 _SOURCES = (("static", None),) * 5  # no tensors of the graph among what is saved

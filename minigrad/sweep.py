@@ -10,6 +10,7 @@ from typing import Any
 from minigrad.backend import Backend
 from minigrad.errors import GradientError, ShapeError
 from minigrad.op import BareRun, bare, execute, in_mode, mode
+from minigrad.spec import NUMBERS
 from minigrad.tensor import FREED, Node, Shape, Tensor, make
 
 
@@ -148,7 +149,7 @@ def _on_graph(node: Node) -> list[Any]:
     """What a node saved, as tensors on the graph, for rules that are themselves recorded."""
 
     def operand(array: Any, i: int) -> Any:
-        if not isinstance(array, node.backend.xp.ndarray):
+        if array.__class__ in NUMBERS:
             return array
         return make(array, node.backend, node.parents[i], node.slots[i])
 

@@ -1,0 +1,451 @@
+"""capture and evaluate: the graph of a function computes what the function does, bit for bit."""
+
+import gc
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import tree
+from minigrad.graph import (
+    CaptureError,
+    Carry,
+    Collected,
+    Graph,
+    GraphError,
+    Indexed,
+    Instruction,
+    Loop,
+    Value,
+    capture,
+    evaluate,
+    ordered,
+    text,
+    verify,
+)
+from minigrad.spec import Spec
+from tests.recurrent import KINDS, leaf, random_cell
+
+lecture = pytest.mark.lecture
+F8 = np.dtype("float64")
+
+
+def program(cell, optimizer):
+    """A training step as a user writes it."""
+
+    def step(xs, target):
+        state = cell.initial_state(xs.shape[1])
+        ys = []
+        for x in xs:
+            y, state = cell(x, state)
+            ys.append(y)
+        loss = ((mg.stack(ys) - target) ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def training(kind, T, B=2, D=3, H=4, seed=0):
+    """A step, its arguments, the parameters and all that the optimizer keeps."""
+    rng = np.random.default_rng(seed)
+    cell = random_cell(kind, D, H, rng)
+    optimizer = mg.optim.Adam(cell.parameters(), lr=1e-2)
+    data = mg.Tensor(rng.normal(size=(T, B, D))), mg.Tensor(rng.normal(size=(T, B, H)))
+    return program(cell, optimizer), data, cell.parameters(), optimizer
+
+
+def bits(tensors):
+    return [(x.shape, str(x.dtype), x.numpy().tobytes()) for x in tensors]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_training_step_is_the_eager_one_bit_for_bit(backend, kind):
+    """Loss, parameters, moments, step count and .grad over three steps, at a rate that changes."""
+    found = []
+    for captured in (False, True):
+        step, data, parameters, optimizer = training(kind, T=4)
+        if captured:
+            before = bits([*parameters, *optimizer.state_dict().values()])
+            step = capture(step, *data)
+            verify(step.graph)
+            assert before == bits([*parameters, *optimizer.state_dict().values()])
+            assert all(p.grad is None for p in parameters)
+        losses = []
+        for i in range(3):
+            optimizer.lr = 0.1 / (i + 1)
+            losses.append(step(*data).detach())
+        grads = [p.grad for p in parameters]
+        found.append(bits([*losses, *parameters, *optimizer.state_dict().values(), *grads]))
+    assert found[0] == found[1]
+
+
+def test_arguments_are_nests_and_arrays_come_anew_at_each_call(backend):
+    def f(pair, *, scale=2.0):
+        return {"sum": pair["a"] + pair["b"][0], "other": (pair["a"] * scale, "said")}
+
+    a, b = np.arange(3.0), np.ones(3)
+    captured = capture(f, {"a": mg.Tensor(a), "b": [mg.Tensor(b)]})
+    y = captured({"a": mg.Tensor(2 * a), "b": [mg.Tensor(3 * b)]})
+    assert y["other"][1] == "said"
+    np.testing.assert_array_equal(y["sum"].numpy(), 2 * a + 3 * b)
+    np.testing.assert_array_equal(y["other"][0].numpy(), 4 * a)
+
+
+def test_a_numpy_batch_is_an_input(backend):
+    if backend not in ("numpy", "numba"):
+        captured = capture(lambda x: x * 2, np.ones(3))
+        np.testing.assert_array_equal(captured(np.arange(3.0)).numpy(), [0, 2, 4])
+        return
+    captured = capture(lambda x, n: x * n, np.ones(3), 2)
+    np.testing.assert_array_equal(captured(np.arange(3.0), 2).numpy(), [0, 2, 4])
+    for wrong in ((np.ones(4), 2), (np.ones(3, "float32"), 2), (np.ones(3), 3), (np.ones(3), True)):
+        with pytest.raises(CaptureError, match="captured for argument"):
+            captured(*wrong)
+    with pytest.raises(CaptureError, match="2 arguments, not 1"):
+        captured(np.ones(3))
+
+
+def test_what_existed_is_read_at_each_call_and_what_is_made_is_a_constant(backend):
+    w, frozen = mg.Tensor([1.0, 2.0]), mg.Tensor([5.0, 5.0])
+
+    def f(x):
+        return x * w + mg.ones(2) + w.detach() * frozen
+
+    captured = capture(f, mg.Tensor([1.0, 1.0]))
+    assert len(captured.graph.inputs) == 3
+    w.assign([10.0, 20.0])
+    frozen.assign([0.0, 1.0])
+    np.testing.assert_array_equal(captured(mg.Tensor([1.0, 2.0])).numpy(), [11.0, 61.0])
+
+
+def test_assignments_are_seen_inside_at_once_and_outside_at_the_end(backend):
+    count = mg.Tensor(0.0)
+
+    def f(x):
+        count.assign(count + 1)
+        first = count * 1
+        count.assign(count + x)
+        return first, count.detach()
+
+    captured = capture(f, mg.Tensor(5.0))
+    assert float(count) == 0
+    assert [float(y) for y in captured(mg.Tensor(5.0))] == [1, 6]
+    assert float(count) == 6
+    assert [float(y) for y in captured(mg.Tensor(1.0))] == [7, 8]
+
+
+def test_an_error_within_leaves_everything_as_it_was(backend):
+    w = leaf([1.0, 2.0])
+    kept = w.numpy().copy()
+
+    def f(x):
+        (w * x).sum().backward()
+        w.assign(w * 2)
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        capture(f, mg.Tensor([1.0, 2.0], dtype="float64"))
+    assert w.grad is None
+    np.testing.assert_array_equal(w.numpy(), kept)
+    assert (w * 2).numpy().tolist() == [2.0, 4.0]
+
+
+def test_gradients_add_up_to_what_was_there_and_zero_grad_clears(backend):
+    w = leaf([1.0, 2.0])
+    x = mg.Tensor([3.0, 4.0], dtype="float64")
+    (w * x).sum().backward()
+    more = capture(lambda x: (w * x).sum().backward(), x)
+    assert more(x) is None
+    np.testing.assert_array_equal(w.grad.numpy(), [6.0, 8.0])
+    more(x)
+    np.testing.assert_array_equal(w.grad.numpy(), [9.0, 12.0])
+
+    def clear(x):
+        w.grad = None
+        return x * 1
+
+    captured = capture(clear, x)
+    assert w.grad is not None
+    captured(x)
+    assert w.grad is None
+    with pytest.raises(CaptureError, match="None now"):
+        more(x)
+
+
+def test_two_leaves_do_not_share_a_gradient(backend):
+    """An addition sends one cotangent to both; assigning one .grad must not change the other."""
+    a, b = leaf([1.0]), leaf([2.0])
+    (a + b).sum().backward()
+    assert a.grad is not b.grad
+    with mg.detect_anomaly():
+        (a + b).sum().backward()
+    assert a.grad is not b.grad
+    a.grad.assign([9.0])
+    assert b.grad.numpy().tolist() == [2.0]
+
+
+def test_the_gradient_of_an_argument_goes_to_the_argument_of_the_call(backend):
+    captured = capture(lambda x: (x * x).sum().backward(), leaf([1.0, 2.0]))
+    other = leaf([3.0, 5.0])
+    captured(other)
+    np.testing.assert_array_equal(other.grad.numpy(), [6.0, 10.0])
+
+
+def test_random_numbers_are_the_generators_and_move_it_on(backend):
+    captured = capture(lambda: mg.random.uniform(None, (3,)))
+    mg.random.seed(7)
+    expected = [mg.random.uniform(None, (3,)).numpy().copy() for _ in range(2)]
+    mg.random.seed(7)
+    for numbers in expected:
+        np.testing.assert_array_equal(captured().numpy(), numbers)
+    key = capture(lambda: mg.random.normal(mg.random.key(3).fold(5), (4,), dtype="float64"))
+    expected = mg.random.normal(mg.random.key(3).fold(5), (4,), dtype="float64")
+    assert bits([key()]) == bits([expected])
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda w, x: mg.grad(lambda w: mg.tanh(w * x).sum())(w),
+        lambda w, x: mg.jvp(lambda w: mg.tanh(w * x), (w,), (x,)),
+        lambda w, x: mg.hvp(lambda w: (mg.tanh(w * x) ** 2).sum(), (w,), (x,)),
+        lambda w, x: mg.hessian(lambda w: (mg.tanh(w * x) ** 2).sum())(w),
+        lambda w, x: mg.grad(lambda w: mg.checkpoint(lambda v: mg.tanh(v * x))(w).sum())(w),
+        lambda w, x: mg.grad(lambda w: (w[[0, 1, 1]] * w[1]).sum())(w),
+        lambda w, x: mg.grad(lambda w: (w @ mg.outer(x, w)).sum())(w),
+    ],
+    ids=["grad", "jvp", "hvp", "hessian", "checkpoint", "index", "matmul"],
+)
+def test_transforms_are_captured(backend, f):
+    rng = np.random.default_rng(1)
+    w, x = mg.Tensor(rng.normal(size=3)), mg.Tensor(rng.normal(size=3))
+    captured = capture(f, w, x)
+    verify(captured.graph)
+    other = mg.Tensor(rng.normal(size=3))
+    for ours, eager in zip(
+        tree.flatten(captured(w, other))[0], tree.flatten(f(w, other))[0], strict=True
+    ):
+        np.testing.assert_allclose(ours.numpy(), eager.numpy(), rtol=1e-14, atol=1e-15)
+
+
+def test_mixed_dtypes_are_cast_by_instructions(backend):
+    i, f, d = mg.Tensor([1, 2]), mg.Tensor([0.5, 0.5]), mg.Tensor([2.0, 3.0], dtype="float64")
+    captured = capture(lambda i, f, d: (i / 2, i * f, f * d, i**2, 2.0 * f), i, f, d)
+    verify(captured.graph)
+    eager = (i / 2, i * f, f * d, i**2, 2.0 * f)
+    assert bits(captured(i, f, d)) == bits(eager)
+    assert any(step.op.name == "astype" for step in captured.graph.steps)
+
+
+# --- what a captured function may not do ---------------------------------------------------------
+
+
+def branches(x):
+    if x.sum() > 0:  # the line to name
+        return x
+    return -x
+
+
+@pytest.mark.parametrize(
+    "f", [branches, lambda x: float(x[0]), lambda x: x.numpy(), lambda x: x.tolist()]
+)
+def test_reading_a_value_names_the_line_and_says_what_to_write(backend, f):
+    line = f.__code__.co_firstlineno + (f is branches)
+    with pytest.raises(CaptureError, match=r"minigrad\.where") as caught:
+        capture(f, mg.Tensor([1.0, 2.0]))
+    assert re.search(rf"test_graph_capture.py:{line}\b", str(caught.value))
+    assert f is not branches or "x.sum() > 0:  # the line to name" in str(caught.value)
+
+
+def test_reading_what_existed_before_is_refused_too_but_constants_may_be_read(backend):
+    w = mg.Tensor([1.0])
+    with pytest.raises(CaptureError, match="not there yet"):
+        capture(lambda x: x * float(w), mg.Tensor([1.0]))
+    captured = capture(lambda x: x * float(mg.full((), 3.0)), mg.Tensor([1.0]))
+    assert float(captured(mg.Tensor([2.0]))) == 6.0
+
+
+def test_what_is_left_of_a_capture_says_so(backend):
+    left = []
+
+    def f(x):
+        left.append(x * 2)
+        return x
+
+    capture(f, mg.Tensor([1.0]))
+    for use in (
+        lambda t: t + 1,
+        lambda t: mg.tanh(t),
+        lambda t: t.numpy(),
+        lambda t: mg.stack([t]),
+    ):
+        with pytest.raises(CaptureError, match="a capture that has ended; return it or assign it"):
+            use(left[0])
+    with pytest.raises(CaptureError, match="has ended"):
+        capture(lambda x: x + left[0], mg.Tensor([1.0]))
+
+
+def test_refusals(backend):
+    w = leaf([1.0])
+    with pytest.raises(CaptureError, match="already"):
+        capture(lambda x: capture(lambda y: y, x), w)
+    before = w * 2
+    with pytest.raises(CaptureError, match="result of multiply"):
+        capture(lambda x: x * before, w)
+    with pytest.raises(mg.ShapeError, match="matmul"):
+        capture(lambda x: x @ mg.ones((2, 3), dtype="float64"), mg.ones((2, 4), dtype="float64"))
+    with pytest.raises(mg.ShapeError, match="1 inputs, not 2"):
+        evaluate(capture(lambda x: x, w).graph, [w, w])
+    with pytest.raises(mg.ShapeError, match="made for"):
+        evaluate(capture(lambda x: x, w).graph, [mg.ones(3)])
+    gc.freeze()
+    try:
+        with pytest.raises(CaptureError, match=r"gc\.unfreeze"):
+            capture(lambda x: x, w)
+    finally:
+        gc.unfreeze()
+
+
+def test_a_captured_function_can_be_called_in_another(backend):
+    w = leaf([2.0, 3.0])
+    inner = capture(lambda x: (x * w).sum(), mg.ones(2, dtype="float64"))
+    outer = capture(lambda x: inner(x) + 1, mg.ones(2, dtype="float64"))
+    assert float(outer(mg.Tensor([1.0, 10.0], dtype="float64"))) == 33.0
+
+
+# --- order, verifier and text, on graphs made by hand --------------------------------------------
+
+
+def value(name, shape=(2,)):
+    return Value(Spec(shape, F8), name)
+
+
+def add(a, b, out):
+    return Instruction(mg.add.op, (a, b), {}, (out,))
+
+
+def tanh(x, out):
+    return Instruction(mg.tanh.op, (x,), {}, (out,))
+
+
+def feedback(delay):
+    """h = tanh(a), a = h(t - delay) + x, three times."""
+    x, h0, a, h, past = (value(n) for n in ("x", "h0", "a", "h", "past"))
+    last = value("last")
+    loop = Loop(
+        3, (add(past, x, a), tanh(a, h)), (Carry(past, h, (h0,) * delay),), (),
+        (Collected(h, {2: last}),),
+    )  # fmt: skip
+    return Graph((x, h0), (loop,), (last,))
+
+
+@lecture("A4", "delay-free cycle", backend="any")
+def test_a_cycle_without_a_delay_raises_and_is_named():
+    x, a, b = value("x"), value("a"), value("b")
+    for build in (ordered, lambda steps: verify(Graph((x,), tuple(steps), (b,)))):
+        with pytest.raises(GraphError, match="delay-free cycle: tanh 'b' -> add 'a' -> tanh 'b'"):
+            build([add(x, b, a), tanh(a, b)])
+    with pytest.raises(GraphError, match="delay-free cycle: add 'a' -> tanh 'h' -> add 'a'"):
+        verify(feedback(0))
+    with pytest.raises(GraphError, match="delay-free cycle: add 'a' -> add 'a'"):
+        ordered([add(x, a, a)])
+
+
+@lecture("A4", "delay-free cycle")
+@pytest.mark.parametrize("delay", [1, 2, 3])
+def test_with_a_delay_the_same_feedback_is_a_recurrent_operation(backend, delay):
+    """The loop by hand: h(t) = tanh(h(t - delay) + x), its delay edges cut, has an order."""
+    graph = verify(feedback(delay))
+    [loop] = graph.loops()
+    assert ordered(loop.body) == loop.body == ordered(reversed(loop.body))
+    assert [c.delay for c in graph.delay_edges()] == [delay]
+    x, h0 = np.array([0.3, -1.0]), np.array([0.5, 2.0])
+    h = [h0] * delay
+    for _ in range(3):
+        h.append(np.tanh(h[-delay] + x))
+    [y] = evaluate(graph, [mg.Tensor(x), mg.Tensor(h0)])
+    np.testing.assert_allclose(y.numpy(), h[-1], rtol=1e-14)
+
+
+@lecture("A4", "delay-free cycle", backend="any")
+def test_a_hundred_thousand_steps_are_sorted_and_named_without_recursion():
+    values = [value(None) for _ in range(100_001)]
+    steps = [tanh(a, b) for a, b in pairwise(values)]
+    assert ordered(steps[::-1]) == tuple(steps)
+    with pytest.raises(GraphError, match="delay-free cycle"):
+        ordered([*steps, add(values[-1], 1.0, values[0])])
+
+
+def broken(change):
+    graph = feedback(1)
+    [loop] = graph.steps
+    change(graph, loop)
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g, loop: setattr(g, "outputs", (value("nowhere"),)), "nowhere"),
+        (lambda g, loop: setattr(g, "inputs", g.inputs[:1]), "'?h0|before it is made"),
+        (lambda g, loop: setattr(g, "inputs", g.inputs * 2), "made twice"),
+        (lambda g, loop: setattr(loop, "trips", 0), "0 iterations"),
+        (
+            lambda g, loop: setattr(loop, "indexed", (Indexed(value("i"), (1.0,)),)),
+            "1 items for a loop of 3",
+        ),
+        (
+            lambda g, loop: setattr(loop.carries[0], "initial", (value("h", (3,)),)),
+            "before it is made",
+        ),
+        (lambda g, loop: loop.collected[0].outputs.update({3: value("y")}), "beyond 3"),
+        (
+            lambda g, loop: loop.collected[0].outputs.update({1: value("y", (4,))}),
+            "of another kind",
+        ),
+        (
+            lambda g, loop: setattr(loop.body[1], "op", mg.isfinite.op),
+            "not as its shape rule says",
+        ),
+        (
+            lambda g, loop: setattr(loop.body[1], "operands", (value("y", (5,)),)),
+            "before it is made",
+        ),
+    ],
+)  # fmt: skip
+def test_the_verifier_says_what_is_wrong(change, message):
+    with pytest.raises(GraphError, match=message):
+        verify(broken(change))
+
+
+def test_the_text_of_a_loop():
+    assert text(feedback(1)).splitlines() == [
+        "graph(",
+        "    %0: x (2,) float64,",
+        "    %1: h0 (2,) float64,",
+        "):",
+        "  for t in 3:",
+        "    %2 = delay 1 of %4, first %1  (2,) float64",
+        "    %3 = add(%2, %0)  (2,) float64",
+        "    %4 = tanh(%3)  (2,) float64",
+        "    %4 -> %5[2]",
+        "  return %5[2]",
+    ]
+
+
+def test_the_text_of_a_captured_function():
+    captured = capture(lambda xs: mg.stack(mg.unstack(xs)[::-1]) + mg.ones(2), mg.ones((3, 2)))
+    assert str(captured.graph).splitlines() == [
+        "graph(",
+        "    %0: x0 (3, 2) float32,",
+        "):",
+        "  %1 = unstack(%0, axis=0)  3 x (2,) float32",
+        "  %2 = stack(%1[2:-1:-1], axis=0)  (3, 2) float32",
+        "  %3 = add(%2, const(1.0, (2,) float32))  (3, 2) float32",
+        "  return %3",
+    ]
