@@ -24,7 +24,7 @@ from minigrad.introspection import show_backends
 from minigrad.io import load, save
 from minigrad.ops import random
 from minigrad.ops.create import (
-    arange, eye, from_dlpack, full, full_like, linspace, ones, ones_like, zeros, zeros_like,
+    arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like,
 )
 from minigrad.ops.elementwise import (
     absolute, add, arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh, astype, ceil, clip,
@@ -44,7 +44,7 @@ from minigrad.ops.shape import (
     squeeze, stack, swapaxes, transpose, tril, triu, unstack,
 )
 from minigrad.recompute import checkpoint
-from minigrad.tensor import Tensor, default_dtype, set_default_dtype
+from minigrad.tensor import Tensor, default_dtype, from_dlpack, set_default_dtype
 
 __version__ = "0.1.0"
 __all__ = [
