@@ -44,7 +44,7 @@ from minigrad.ops.shape import (
     squeeze, stack, swapaxes, transpose, tril, triu, unstack,
 )
 from minigrad.recompute import checkpoint
-from minigrad.tensor import Tensor, default_dtype, set_default_dtype
+from minigrad.tensor import Tensor, default_dtype, from_dlpack, set_default_dtype
 
 __version__ = "0.1.0"
 __all__ = [
@@ -55,9 +55,9 @@ __all__ = [
     "arcsinh", "arctan", "arctan2", "arctanh", "argmax", "argmin", "argsort", "arguments", "astype",
     "broadcast_to", "ceil", "checkpoint", "clip", "concatenate", "cos", "cosh", "cumsum",
     "default_dtype", "detect_anomaly", "divide", "draw", "einsum", "enable_grad", "equal", "exp",
-    "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "full", "full_like",
-    "functional", "grad", "gradcheck", "greater", "greater_equal", "hessian", "hvp", "io",
-    "isfinite", "isinf", "isnan", "jacobian", "jvp", "less", "less_equal", "linspace", "load",
+    "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "from_dlpack", "full",
+    "full_like", "functional", "grad", "gradcheck", "greater", "greater_equal", "hessian", "hvp",
+    "io", "isfinite", "isinf", "isnan", "jacobian", "jvp", "less", "less_equal", "linspace", "load",
     "log", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logsumexp", "matmul",
     "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative", "nn", "no_grad",
     "not_equal", "ones", "ones_like", "ops", "optim", "outer", "pad", "power", "prod", "pullback",

@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, cast
@@ -189,6 +189,7 @@ def op(
 
 def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
     """The eager meaning of `run`: compute on the operands' backend, and record."""
+    # What the operands are, in one pass, for this is run for every op.
     arrays: list[Any] = []
     parents: list[Node | None] = []
     slots: list[int] = []
@@ -224,6 +225,8 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
             return execute_raw(op, operands, static)
     if backend is None:
         return execute_raw(op, operands, static)
+
+    # The result.
     if mixed or (weak and not op.weak) or (dtype.kind != "f" and (weak or op.dtypes == "float")):
         arrays = promote(op, arrays, backend)
     if op.check is not None:
@@ -238,6 +241,8 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
         if y.__class__ is not backend.xp.ndarray:
             y = backend.asarray(y)
         shape, dtype = y.shape, y.dtype
+
+    # The record, if a gradient may be asked for.
     node = None
     if recorded and op.rules and dtype.kind == "f" and mode.get().recording:
         plan = op.plans.get(needed) or op.plan(needed)
@@ -300,12 +305,12 @@ def promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
     dtype = common_dtype(op.name, op.dtypes, dtypes)
     all_weak = all(d.__class__ in NUMBERS for d in dtypes)
 
-    def cast(a: Any) -> Any:
+    def converted(a: Any) -> Any:
         if a.__class__ in NUMBERS:
             return a if op.weak and not all_weak else backend.asarray(a, dtype)
         return a if a.dtype == dtype else a.astype(dtype)
 
-    return [cast(a) if part else a for a, part in zip(arrays, taking_part, strict=True)]
+    return [converted(a) if part else a for a, part in zip(arrays, taking_part, strict=True)]
 
 
 # --- the choke points ----------------------------------------------------------------------------
@@ -360,14 +365,9 @@ def at_choke_points(
     recording: bool | None = None,
 ) -> contextlib.AbstractContextManager[Mode]:
     """Stand between Python and data within a block; what is not given stays as it is."""
-    old = mode.get()
-    new = Mode(
-        run or old.run,
-        read or old.read,
-        assign or old.assign,
-        old.recording if recording is None else recording,
-    )
-    return in_mode(new)
+    given = {"run": run, "read": read, "assign": assign, "recording": recording}
+    changes: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
+    return in_mode(replace(mode.get(), **changes))
 
 
 class BareRun:

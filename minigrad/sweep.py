@@ -10,6 +10,7 @@ from typing import Any
 from minigrad.backend import Backend
 from minigrad.errors import GradientError, ShapeError
 from minigrad.op import BareRun, bare, execute, in_mode, mode
+from minigrad.ops.reduce import sum as sum_
 from minigrad.spec import NUMBERS
 from minigrad.tensor import FREED, Node, Shape, Tensor, make
 
@@ -170,7 +171,7 @@ def _unbroadcast(g: Any, shape: Shape) -> Any:
         raise ShapeError(f"a rule gave a cotangent of shape {g.shape} for a value of shape {shape}")
     padded = (1,) * extra + shape
     axes = tuple([i for i, n in enumerate(padded) if n == 1 and g.shape[i] != 1])
-    return (g.sum(axes, keepdims=True) if axes else g).reshape(shape)
+    return (sum_(g, axes, keepdims=True) if axes else g).reshape(shape)
 
 
 def tensor_of(backend: Backend, g: Any) -> Tensor:

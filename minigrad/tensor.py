@@ -380,6 +380,12 @@ def make(
     return tensor
 
 
+def from_dlpack(x: Any, backend: str | _backend.Backend | None = None) -> Tensor:
+    """A copy of another library's array, of whatever has `__dlpack__`."""
+    where = _backend.current() if backend is None else _backend.resolve(backend, "backend=")
+    return Tensor(where.xp.from_dlpack(x), backend=where)
+
+
 def copy_in(data: Any, dtype: Any, backend: _backend.Backend) -> Array:
     """An own copy of host or own data, of a dtype that tensors may have."""
     if dtype is not None:

@@ -230,14 +230,14 @@ class _Run:
                 self._between_steps(bar, now)
 
     def _advance(self) -> float:
-        session = self.session
+        session, step = self.session, self.session.step + 1
         try:
             loss = session.advance()
         except mg.NonFiniteError:  # from the clipping
             loss = math.nan
         if not math.isfinite(loss):
             raise UsageError(
-                f"the loss or its gradient became infinite in step {session.step}; "
+                f"the loss or its gradient became infinite in step {step}; "
                 f"{self.path} holds step {self.saved_step}; train anew with a smaller --lr"
             )
         return loss
@@ -279,6 +279,7 @@ class _Run:
         bits = self.session.validations[-1][1]
         curve = [_beside(self.path, suffix) for suffix in (".csv", ".png")]
         shown = " and ".join(str(file) for file in curve if file.exists())
+        prime = usual_prime(self.session.vocabulary)
         epochs = math.ceil(2 * self.session.settings.steps / self.session.per_epoch)
         print(
             f"done      {minutes:.1f} minutes, validation {bits:.4f} bits per character\n"
@@ -286,7 +287,7 @@ class _Run:
             f"next"
         )
         for words in (
-            ["sample", "--prime", usual_prime(self.session.vocabulary)],
+            ["sample", "--prime", prime] if prime.isprintable() else ["sample"],
             ["sample", "--temperature", "1.0", "--length", "1000"],
             ["score", "FILE.txt"],
             ["train", "--resume", "--epochs", str(epochs)],

@@ -125,7 +125,16 @@ def test_dlpack_exports_a_copy():
     with pytest.raises(BufferError, match="exports a copy"):
         t.detach().__dlpack__(copy=False)
     assert t.__dlpack_device__() == (1, 0)
-    assert mg.Tensor(np.from_dlpack(np.arange(3.0))).tolist() == [0.0, 1.0, 2.0]
+
+
+def test_dlpack_imports_a_copy():
+    source = np.arange(3.0)
+    with mg.use_backend("numpy"):
+        t = mg.from_dlpack(source)
+    source[:] = 9
+    assert t.tolist() == [0.0, 1.0, 2.0]
+    assert t.dtype == np.float64
+    assert not t.requires_grad
 
 
 # --- copies and pickles --------------------------------------------------------------------------
