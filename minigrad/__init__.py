@@ -65,16 +65,20 @@ __all__ = [
     "scatter_add", "set_backend", "set_default_dtype", "show_backends", "sigmoid", "sign", "sin",
     "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
     "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensordot", "top_k", "transpose", "tree",
-    "tril", "triu", "unstack", "use_backend", "value_and_grad", "var", "vjp", "where", "zeros",
-    "zeros_like",
+    "tril", "triu", "unfold", "unstack", "use_backend", "value_and_grad", "var", "vjp", "where",
+    "zeros", "zeros_like",
 ]
 # fmt: on
 
 
 def __getattr__(name: str) -> Any:
-    """`draw`: pictures are loaded at first use."""
+    """`draw`, `fold` and `unfold`: pictures and graphs are loaded at first use."""
     if name == "draw":
         from minigrad.pictures import draw
 
         return draw
+    if name in ("fold", "unfold"):
+        from minigrad.graph import fold, unfold
+
+        return fold if name == "fold" else unfold
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

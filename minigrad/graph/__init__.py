@@ -4,6 +4,7 @@ A pass takes a graph and returns another that means the same; `evaluate` says wh
 """
 
 from minigrad.graph.checks import ordered, verify
+from minigrad.graph.flattening import fingerprint, unfold
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import (
     Affine,
@@ -16,11 +17,14 @@ from minigrad.graph.ir import (
     Instruction,
     Loop,
     Value,
-)  # fmt: skip
+)
 from minigrad.graph.listing import text
+from minigrad.graph.rolling import fold
 from minigrad.graph.tracing import Captured, capture
 
+# fmt: off
 __all__ = [
     "Affine", "CaptureError", "Captured", "Carry", "Collected", "Graph", "GraphError", "Indexed",
-    "Instruction", "Loop", "Value", "capture", "evaluate", "ordered", "text", "verify",
-]  # fmt: skip
+    "Instruction", "Loop", "Value", "capture", "evaluate", "fingerprint", "fold", "ordered", "text",
+    "unfold", "verify",
+]

@@ -235,6 +235,11 @@ def capture(f: Callable[..., Any], *args: Any) -> Captured:
     )
 
 
+def _kinds(kind: type[Any]) -> set[type[Any]]:
+    """A class and all that derive from it."""
+    return {kind}.union(*(_kinds(child) for child in kind.__subclasses__()))
+
+
 def _refuse_history(tensor: Tensor, what: str) -> None:
     if not tensor.is_leaf and mode.get().recording:
         raise CaptureError(
@@ -252,7 +257,8 @@ class Recorder:
         if gc.get_freeze_count():
             raise CaptureError("gc.freeze() hides the tensors there are; call gc.unfreeze() first")
         # Held, so that nothing made during the capture can take the place of one of them.
-        self.existing = {id(x): x for x in gc.get_objects() if issubclass(type(x), Tensor)}
+        kinds = _kinds(Tensor)
+        self.existing: dict[int, Tensor] = {id(x): x for x in gc.get_objects() if type(x) in kinds}
         self.by_array: dict[int, list[Tensor]] = {}
         self.grads: dict[Node, Tensor | None] = {}
         self.owner: dict[int, Node] = {}  # of a tensor that is the .grad of a leaf
