@@ -105,9 +105,8 @@ def folds(f, *args, bits=True):
     folded = verify(mg.fold(captured))
     again = verify(mg.unfold(folded))
     assert isomorphic(again, flat)
-    assert fingerprint(folded) == fingerprint(flat) == fingerprint(again)
+    assert fingerprint(folded) == fingerprint(flat)
     assert in_order(again) == in_order(flat)
-    assert fingerprint(mg.fold(folded)) == fingerprint(flat)
     inputs = captured.inputs(tree.flatten(args)[0])
     ours, theirs = evaluate(folded, inputs), evaluate(flat, inputs)
     for x, y in zip(ours, theirs, strict=True):
@@ -186,7 +185,8 @@ def test_unfold_undoes_fold_forward(backend, name):
 @pytest.mark.parametrize("name", NETS)
 def test_unfold_undoes_fold_backward(backend, name):
     net = NETS[name](rng_of(2))
-    for T in LENGTHS.get(backend, (1, 3)) if name == "rnn" else (1, 2, 3, 4, 7):
+    some = (1, 2, 3, 4, 7) if backend == "numpy" else (1, 4)
+    for T in LENGTHS.get(backend, some) if name == "rnn" else some:
         folded = folds(with_gradients(net), sequence(T))
         if T >= 4:
             trips = [loop.trips for loop in folded.loops()]
@@ -204,7 +204,7 @@ def test_unfold_undoes_fold_at_every_length(backend, name):
 
 @lecture("A3", "delay edges")
 @pytest.mark.parametrize("name", STATES)
-@pytest.mark.parametrize("T", [2, 3, 6])
+@pytest.mark.parametrize("T", [2, 6])
 def test_one_delay_edge_per_component_of_the_state(backend, name, T):
     folded = mg.fold(forward(NETS[name](rng_of(3))), sequence(T))
     [loop] = folded.loops()
@@ -235,6 +235,13 @@ def test_the_folded_text_of_two_lengths_differs_in_numbers_alone(name):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_folding_again_changes_nothing_and_folds_no_input_in_place(name):
+    folded = mg.fold(with_gradients(NETS[name](rng_of(6))), sequence(6))
+    before = text(folded)
+    assert text(mg.fold(folded)) == before == text(folded)
+
+
 def test_a_training_step_falls_into_the_same_loops_at_any_length():
     """An LSTM's: T times forward, T - 2 times backward; the rest does not grow with T."""
     cell = random_cell("lstm", D, H, rng_of(7))
@@ -260,7 +267,7 @@ def test_a_training_step_falls_into_the_same_loops_at_any_length():
 # --- every way to write a loop -------------------------------------------------------------------
 
 
-def test_indexing_and_iterating_fold_alike(backend):
+def test_indexing_and_iterating_fold_alike():
     W = leaf(rng_of(8).normal(size=(D, D)))
 
     def by_index(xs):
@@ -279,7 +286,7 @@ def test_indexing_and_iterating_fold_alike(backend):
     assert text(a) == text(b) and sizes(a) == [(6, 3, 1)]
 
 
-def test_batch_first_slices_have_a_static_integer_affine_in_the_iteration(backend):
+def test_batch_first_slices_have_a_static_integer_affine_in_the_iteration():
     W = leaf(rng_of(9).normal(size=(D, D)))
 
     def f(xs):
@@ -316,7 +323,7 @@ def test_an_edge_of_delay_d_in_place_of_the_one_of_delay_1(backend, d):
     assert len(set(edge.initial)) == d
 
 
-def test_skips_through_time_have_an_edge_each(backend):
+def test_skips_through_time_have_an_edge_each():
     """h(t) = tanh(h(t-1) W + h(t-3) V): two edges from one result, of delay 1 and 3."""
     W, V = (leaf(rng_of(s).normal(size=(D, D))) for s in (12, 13))
 
@@ -392,7 +399,7 @@ def test_a_tied_residual_net_folds_to_the_graph_of_an_rnn(backend):
     assert not folds(untied, x).loops()
 
 
-def test_masks_resets_and_reverse_fold(backend):
+def test_masks_resets_and_reverse_fold():
     net = random_cell("lstm", D, H, rng_of(16))
     rng = rng_of(17)
     mask, resets = rng.random((6, B)) < 0.7, rng.random((6, B)) < 0.3
@@ -404,7 +411,7 @@ def test_masks_resets_and_reverse_fold(backend):
     assert [loop.trips for loop in folded.loops() if loop in folded.steps] == [6]
 
 
-def test_two_sequences_by_index_fold_as_by_zip(backend):
+def test_two_sequences_by_index_fold_as_by_zip():
     def by_index(xs, zs):
         h = mg.zeros((B, D), dtype="float64")
         for t in range(6):
@@ -447,7 +454,7 @@ def test_random_numbers_per_step_fold(backend):
     assert loop.trips == 6 and len(loop.carries) == 2  # h, and the generator
 
 
-def test_attention_over_a_fixed_memory_folds_and_over_a_growing_one_says_why_not(backend):
+def test_attention_over_a_fixed_memory_folds_and_over_a_growing_one_says_why_not():
     memory = mg.Tensor(rng_of(18).normal(size=(4, D)))
 
     def fixed(xs):
@@ -471,7 +478,7 @@ def test_attention_over_a_fixed_memory_folds_and_over_a_growing_one_says_why_not
     assert folded.notes == ("flat: no sequence of steps repeats",)
 
 
-def test_what_repeats_and_is_no_loop_stays_flat_and_says_why(backend):
+def test_what_repeats_and_is_no_loop_stays_flat_and_says_why():
     xs = [mg.Tensor(rng_of(40 + i).normal(size=D)) for i in range(6)]
 
     def f(x):
@@ -485,7 +492,7 @@ def test_what_repeats_and_is_no_loop_stays_flat_and_says_why(backend):
     assert folded.notes[0] in text(folded)
 
 
-def test_loops_nest(backend):
+def test_loops_nest():
     """Three minibatches of a net each, the state handed on: a loop of T in one of three."""
     cell = random_cell("rnn", D, H, rng_of(19))
 
@@ -503,7 +510,7 @@ def test_loops_nest(backend):
     assert (outer.trips, inner.trips) == (3, 5)
 
 
-def test_gradients_added_up_over_minibatches_fold_and_nest(backend):
+def test_gradients_added_up_over_minibatches_fold_and_nest():
     cell = random_cell("rnn", D, H, rng_of(21))
 
     def f(batches):
@@ -518,7 +525,7 @@ def test_gradients_added_up_over_minibatches_fold_and_nest(backend):
     assert any(isinstance(s, Loop) for loop in folded.loops() for s in loop.body)
 
 
-def test_a_loss_that_is_added_up_step_by_step_folds(backend):
+def test_a_loss_that_is_added_up_step_by_step_folds():
     cell = random_cell("gru", D, H, rng_of(23))
 
     def f(xs):
@@ -549,13 +556,12 @@ def random_program(rng):
     return f
 
 
-def test_random_programs(backend):
+def test_random_programs():
     """Whatever fold makes of them is exact, and often it makes something."""
     rng = rng_of(24)
-    count = 30 if backend == "numpy" else 3
     xs = mg.Tensor(rng.normal(size=(8, 3)))
-    found = [bool(folds(random_program(rng), xs).loops()) for _ in range(count)]
-    assert sum(found) > count / 4
+    found = [bool(folds(random_program(rng), xs).loops()) for _ in range(40)]
+    assert sum(found) > 10
 
 
 def test_a_long_trace_folds_in_linear_time():

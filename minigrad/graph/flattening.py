@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 from minigrad.graph.ir import (
     Counter,
@@ -69,41 +70,36 @@ def fingerprint(graph: Graph) -> str:
     equal steps and one step used twice differ.
     """
     graph = unfold(graph)
-    down: dict[Operand, bytes] = {v: _hash("input", i, v.spec) for i, v in enumerate(graph.inputs)}
+    down: dict[Operand, Any] = {v: ("input", i, v.spec) for i, v in enumerate(graph.inputs)}
+    made: list[bytes] = []
     for step in graph.steps:
-        of = _hash(*_what(step), *(_operand(x, down) for x in step.operands))
-        down.update({value: _hash(of, i) for i, value in enumerate(step.outputs)})
-    uses: dict[Operand, list[bytes]] = {}
+        made.append(_hash(*_what(step), *(_operand(x, down) for x in step.operands)))
+        down.update({value: (made[-1], i) for i, value in enumerate(step.outputs)})
+    uses: dict[Operand, list[tuple[Any, ...]]] = {}
     for i, value in enumerate(graph.outputs):
-        uses.setdefault(value, []).append(_hash("output", i))
+        uses.setdefault(value, []).append((b"output", i, _operand(value, down)))
     found = []
-    for step in reversed(graph.steps):
-        above = [_hash(i, *sorted(uses.get(v, ()))) for i, v in enumerate(step.outputs)]
-        of = _hash(*_what(step), *(_operand(x, down) for x in step.operands), *above)
-        found.append(of)
+    for step, of in zip(reversed(graph.steps), reversed(made), strict=True):
+        found.append(_hash(of, *(sorted(uses.get(value, ())) for value in step.outputs)))
         for i, x in enumerate(step.operands):
-            uses.setdefault(x, []).append(_hash(of, i))
-    found += [_hash("input", i, *sorted(uses.get(v, ()))) for i, v in enumerate(graph.inputs)]
+            if isinstance(x, Value):
+                uses.setdefault(x, []).append((found[-1], i))
+    found += [_hash("input", i, sorted(uses.get(v, ()))) for i, v in enumerate(graph.inputs)]
     found += [_hash("output", i, _operand(v, down)) for i, v in enumerate(graph.outputs)]
     return _hash(*sorted(found)).hex()
 
 
-def _what(step: Step) -> tuple[object, ...]:
+def _what(step: Step) -> tuple[Any, ...]:
     if isinstance(step, Loop):
         raise TypeError("a loop in a flat graph")
     return step.op.name, hashable(step.static)
 
 
-def _operand(x: Operand, down: dict[Operand, bytes]) -> bytes:
+def _operand(x: Operand, down: dict[Operand, Any]) -> Any:
     if isinstance(x, Value) and x.constant is not None:
-        return _hash("constant", x.spec, x.constant.numpy().tobytes())
-    return down[x] if isinstance(x, Value) else _hash("number", repr(x))
+        return "constant", x.spec, _hash(x.constant.numpy().tobytes())
+    return down[x] if isinstance(x, Value) else ("number", x)
 
 
-def _hash(*parts: object) -> bytes:
-    """A digest of parts, each of which says how long it is."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        written = part if isinstance(part, bytes) else repr(part).encode()
-        digest.update(len(written).to_bytes(8, "little") + written)
-    return digest.digest()
+def _hash(*parts: Any) -> bytes:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()

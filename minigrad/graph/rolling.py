@@ -30,6 +30,7 @@ from minigrad.graph.skeleton import Skeleton, clone, fresh, skeleton
 from minigrad.graph.tracing import Captured, capture
 
 PERIODS = 64  # how many later occurrences of a step are tried as the start of the next iteration
+WORTH_A_NOTE = 4  # how many steps a loop would have saved for its failure to be reported
 Failures = dict[str, tuple[Step, ...]]  # why steps that look like a repetition are none
 Places = dict[Value, tuple[Any, int]]  # of an item of a stacked value: which, and where in it
 
@@ -48,7 +49,8 @@ def fold(program: Graph | Captured | Callable[..., Any], *args: Any) -> Graph:
     notes = [f"flat: {why}" for why, region in folder.failures.items() if flat.issuperset(region)]
     if not notes and not any(isinstance(step, Loop) for step in steps):
         notes = ["flat: no sequence of steps repeats"]
-    return Graph(graph.inputs, steps, graph.outputs, (*graph.notes, *notes[:3]))
+    notes = list(dict.fromkeys((*graph.notes, *notes[:3])))
+    return Graph(graph.inputs, steps, graph.outputs, tuple(notes))
 
 
 def _unstacked_first(graph: Graph) -> tuple[Step, ...]:
@@ -192,7 +194,7 @@ class _Sequence:
             trips += why is None
         uses = self.uses(start, period, trips) if trips > 1 else None
         if uses is None:
-            if most > 2 and why is not None:
+            if most > 2 and (most - 1) * period > WORTH_A_NOTE and why is not None:
                 self.failures.setdefault(why, self.steps[start : start + most * period])
             return None
         distinct = {use for row in uses for use in row if use[0] in ("carry", "indexed")}
