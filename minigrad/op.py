@@ -203,7 +203,7 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
                 if backend is not None:
                     raise mismatch(op, operands)
                 backend = t.backend
-            array, node = t.data, t.node
+            array, node = t._data, t.node
             if array.dtype is not dtype:
                 mixed = dtype is not None
                 dtype = array.dtype
@@ -318,9 +318,9 @@ def _promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
 
 def read_array(tensor: Tensor) -> np.ndarray:
     """The eager meaning of `read`: a read-only host view, or a copy from a device."""
-    array: np.ndarray = tensor.backend.to_numpy(tensor.data).view()
-    array.flags.writeable = False
-    return array
+    array = tensor.backend.to_numpy(tensor._data)
+    # By way of the buffer, for a view's own flag can be set back, and its base be written to.
+    return np.asarray(memoryview(array).toreadonly())
 
 
 def rebind(tensor: Tensor, value: Any) -> None:
@@ -328,7 +328,7 @@ def rebind(tensor: Tensor, value: Any) -> None:
     if not isinstance(value, Tensor):
         value = Tensor(value, dtype=tensor.dtype, backend=tensor.backend)
     refuse_assignment(tensor, value)
-    tensor.data = value.data
+    tensor._data = value._data
     tensor._parts = None
     if tensor.node is not None:
         tensor.node.version += 1
@@ -411,7 +411,7 @@ def rehome(tensor: Tensor, backend: _backend.Backend) -> None:
     moved = to(tensor, backend)
     if moved.node is not None and tensor.grad is not None:
         moved.node.grad = to(tensor.grad, backend)
-    tensor.data, tensor.node, tensor.backend = moved.data, moved.node, backend
+    tensor._data, tensor.node, tensor.backend = moved._data, moved.node, backend
     tensor._parts = None
     tensor.name = tensor.name  # the new node shows it too
 
@@ -424,7 +424,7 @@ def bare_backend() -> _backend.Backend:
 
 def bare(value: Any) -> Array:
     """The array of a tensor on this side of the choke points; anything else as it is."""
-    return value.data if isinstance(value, Tensor) else value
+    return value._data if isinstance(value, Tensor) else value
 
 
 def freed(node: Node) -> bool:

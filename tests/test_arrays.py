@@ -101,6 +101,28 @@ def test_numpy_is_a_read_only_view_of_any_tensor(backend):
     assert (t * 2).tolist() == [2.0, 4.0]
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (0, 2), (2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "uint64", "bool"])
+def test_nothing_makes_the_view_writeable(shape, dtype, backend):
+    values = np.ones(shape, dtype)
+    for t in (mg.Tensor(values), mg.Tensor(values).T, mg.broadcast_to(mg.Tensor(values), shape)):
+        array = t.numpy()
+        assert array.dtype == dtype
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            array.flags.writeable = True
+        assert not isinstance(array.base, np.ndarray)
+        np.testing.assert_array_equal(array, values.T if t.shape != shape else values)
+
+
+def test_there_is_no_data_to_write_to(backend):
+    """PyTorch's `w.data -= 1` would change what a recorded graph has saved."""
+    t = leaf(1.0, 2.0)
+    with pytest.raises(AttributeError, match="'data'"):
+        t.data -= 1
+    t.assign(t.detach() - 1)
+    assert t.tolist() == [0.0, 1.0]
+
+
 def test_the_tensor_holds_a_copy(backend):
     """Fault 10: whoever changes the source afterwards changes no value and no gradient."""
     source = np.array([1.0, 2.0])
