@@ -21,7 +21,7 @@ from minigrad import backend as _backend
 from minigrad import tensor as _tensor
 from minigrad.errors import BackendMismatchError, DtypeError, GradientError
 from minigrad.spec import NUMBERS, common_dtype, explain, mismatch, refuse_assignment
-from minigrad.tensor import FREED, Array, Node, Tensor, make
+from minigrad.tensor import Array, Node, Tensor, make
 
 Static = dict[str, Any]
 NOTHING: Static = {}
@@ -32,6 +32,7 @@ class Plan(NamedTuple):
 
     rules: tuple[tuple[Any, Callable[..., Any], Callable[[Any], Any]], ...]  # whose, rule, getter
     sources: tuple[tuple[str, Any], ...]  # where each saved value comes from
+    keeps: bool = True  # whether arrays are among them, which backward gives up once used
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -99,7 +100,8 @@ class Op:
                 rules.append((tail, self.rules[name], _getter(wanted)))
                 break
             rules.append((position, self.rules[name], _getter(wanted)))
-        self.plans[needed] = Plan(tuple(rules), tuple(sources[1:]))
+        keeps = any(kind in ("operand", "y") for kind, _ in sources)
+        self.plans[needed] = Plan(tuple(rules), tuple(sources[1:]), keeps)
         return self.plans[needed]
 
     def _source(self, parameter: str, count: int) -> tuple[str, Any]:
@@ -405,15 +407,28 @@ def to(tensor: Tensor, spec: str | _backend.Backend) -> Tensor:
 
 
 def rehome(tensor: Tensor, backend: _backend.Backend) -> None:
-    """Move a leaf itself, with its gradient, to another backend; graphs recorded before stay."""
+    """Move a leaf itself, with its gradient, to another backend.
+
+    Graphs recorded before stay where they are: a gradient that one of them has for the leaf finds
+    it no more, which raises GradientError.
+    """
     if backend is tensor.backend:
         return
     moved = to(tensor, backend)
     if moved.node is not None and tensor.grad is not None:
         moved.node.grad = to(tensor.grad, backend)
+    if tensor.node is not None:
+        tensor.node.hooks = [(0, partial(_refuse_gradient, tensor.name, backend.name))]
     tensor._data, tensor.node, tensor.backend = moved._data, moved.node, backend
     tensor._parts = None
     tensor.name = tensor.name  # the new node shows it too
+
+
+def _refuse_gradient(name: str | None, backend: str, g: Tensor) -> None:
+    raise GradientError(
+        f"backward: {name or 'a leaf'} was moved to {backend!r} after this graph was recorded; "
+        f"move it first, then compute the loss again"
+    )
 
 
 def bare_backend() -> _backend.Backend:
@@ -425,11 +440,6 @@ def bare_backend() -> _backend.Backend:
 def bare(value: Any) -> Array:
     """The array of a tensor on this side of the choke points; anything else as it is."""
     return value._data if isinstance(value, Tensor) else value
-
-
-def freed(node: Node) -> bool:
-    """Whether backward has used up what this node saved."""
-    return node.saved is FREED
 
 
 for _name, _function in (("numpy", numpy), ("assign", assign), ("to", to)):
