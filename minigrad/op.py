@@ -63,7 +63,8 @@ class Op:
         self.operands = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         self.static = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-        self.weak = self.dtypes in ("promote", "float")
+        # Beside an operand in fixed two numbers may meet each other alone, float64 to a namespace.
+        self.weak = self.dtypes in ("promote", "float", "compare") and not self.fixed
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -152,8 +153,9 @@ def op(
     forward(xp, *operands, *, statics) is written against an array namespace; every further keyword
     is the rule of the operand of that name: a composition of public ops, linear in the cotangent g,
     that names what it needs: g, y, operands, statics, and x_shape or x_dtype, which keep no array.
-    dtypes: "promote" to the common dtype, "float" (integers too become floating), "strict" (two
-    floating dtypes are an error), "free" (operands as they are); operands in fixed take no part.
+    dtypes: "promote" to the common dtype, "compare" (the same, integers beside floats as float64),
+    "float" (integers too become floating), "strict" (two floating dtypes are an error), "free"
+    (operands as they are); operands in fixed take no part.
     multiple: forward returns several outputs. check(backend, *operands, **static) raises for values
     that shape and dtype cannot tell, such as an index out of range.
     """

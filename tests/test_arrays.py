@@ -314,6 +314,47 @@ def test_dtypes_of_new_tensors(backend):
         mg.set_default_dtype("int64")
 
 
+def test_integers_stay_integers(backend):
+    """No integer dtype holds both uint64 and int64; NumPy would go to float64."""
+    a, b = mg.Tensor(np.array([3], "uint64")), mg.Tensor(np.array([-5], "int64"))
+    for narrow in (b, b.astype("int8")):
+        for y, value in ((a + narrow, -2), (narrow * a, -15), (mg.concatenate([a, narrow])[1], -5)):
+            assert y.dtype == np.int64
+            assert y.item() == value
+    assert (a / b).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool"])
+def test_where_of_numbers_ignores_the_condition(dtype, backend):
+    condition = mg.Tensor([1, 0], dtype=dtype)
+    for y, wanted in (
+        (mg.where(condition, 1.0, 0.5), "float32"),
+        (mg.where(condition, 1, 0.5), "float32"),
+        (mg.where(condition, 1, 0), "int64"),
+        (mg.where(condition, mg.ones(2, "float64"), 0.5), "float64"),
+        (mg.where(condition, mg.ones(2), 0), "float32"),
+        (mg.where(condition, True, False), "bool"),
+    ):
+        assert y.dtype == wanted
+    assert mg.where(condition, 1.0, 0.5).tolist() == [1.0, 0.5]
+
+
+def test_integers_are_compared_with_floats_exactly(backend):
+    """2^24 + 1 is no float32: it must not become 2^24 first."""
+    n, x = mg.Tensor([16777217, 1]), mg.Tensor([16777216.0, 1.0])
+    assert x.dtype == np.float32
+    for other in (x, 16777216.0):
+        assert (n == other).tolist()[0] is False
+        assert (n != other).tolist()[0] is True
+        assert (n > other).tolist()[0] is True
+        assert (n <= other).tolist()[0] is False
+    assert (n >= x).tolist() == [True, True]
+    assert (x < n).tolist() == [True, False]
+    assert (mg.Tensor([0.1]) == 0.1).tolist() == [True]  # floats among themselves: weak as ever
+    unsigned = mg.Tensor(np.array([2**63], "uint64"))
+    assert (unsigned > mg.Tensor([-(2**63)])).tolist() == [True]
+
+
 def test_scalars_are_weak(backend):
     """Fault 14: no NumPy scalar, 0-d array or Python number makes float32 wider."""
     t = mg.ones(2)
