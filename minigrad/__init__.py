@@ -71,8 +71,15 @@ __all__ = [
 # fmt: on
 
 
+_ELSEWHERE = {  # what other libraries call it
+    "abs": "absolute", "array": "Tensor", "asarray": "Tensor", "cat": "concatenate",
+    "concat": "concatenate", "dot": "matmul", "float32": "set_default_dtype",
+    "permute": "transpose", "pow": "power", "true_divide": "divide", "unsqueeze": "expand_dims",
+}  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
-    """`draw`, `fold` and `unfold`: pictures and graphs are loaded at first use."""
+    """`draw`, `fold`, `unfold`, loaded at first use; of any other name, the nearest that there is."""
     if name == "draw":
         from minigrad.pictures import draw
 
@@ -81,4 +88,16 @@ def __getattr__(name: str) -> Any:
         from minigrad.graph import fold, unfold
 
         return fold if name == "fold" else unfold
+    if not name.startswith("_"):
+        import difflib
+
+        near = [_ELSEWHERE[name]] if name in _ELSEWHERE else []
+        near += [f"functional.{name}"] if hasattr(functional, name) else []
+        near += difflib.get_close_matches(name, __all__, 1)
+        if near:
+            raise AttributeError(f"minigrad has no {name!r}; did you mean minigrad.{near[0]}?")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,6 +5,7 @@ Shapes: B batch, D input, H output features, V vocabulary; `...` any leading axe
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -84,6 +85,11 @@ class Module:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {path: x for path, x in _below(self) if isinstance(x, Tensor)}
+
+    def using(self: Self, tensors: Mapping[str, Tensor]) -> Self:
+        """A copy of this module with other tensors, by path, in place of its own."""
+        shared = {id(x): tensors.get(path, x) for path, x in self._tensors().items()}
+        return copy.deepcopy(self, shared)  # what is in the memo counts as copied
 
     def train(self: Self, mode: bool = True) -> Self:
         """Switch this module and all below it to training (dropout acts) or out of it."""

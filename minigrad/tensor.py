@@ -100,9 +100,9 @@ class Tensor:
     Raises DtypeError for complex, float16 and object arrays, ShapeError for ragged lists.
     """
 
-    __slots__ = ("_name", "_parts", "backend", "data", "index", "node")
+    __slots__ = ("_data", "_name", "_parts", "backend", "index", "node")
     __hash__ = object.__hash__
-    data: Array
+    _data: Array
     node: Node | None  # the op that made it, or its own record as a leaf; None for a constant
     index: int  # which of the node's outputs it is
     backend: _backend.Backend
@@ -116,12 +116,12 @@ class Tensor:
     ) -> None:
         if isinstance(data, Tensor):
             backend = data.backend if backend is None else backend
-            data = data.numpy() if _backend.resolve(backend) is not data.backend else data.data
+            data = data.numpy() if _backend.resolve(backend) is not data.backend else data._data
         where = _backend.current() if backend is None else _backend.resolve(backend, "backend=")
         self.backend = where
-        self.data = copy_in(data, dtype, where)
+        self._data = copy_in(data, dtype, where)
         self.index = 0
-        self.node = leaf(where, self.data.shape, self.data.dtype) if requires_grad else None
+        self.node = leaf(where, self._data.shape, self._data.dtype) if requires_grad else None
 
     if TYPE_CHECKING:  # filled in by op.py, ops/ and autodiff.py
         _parts: Any
@@ -174,19 +174,19 @@ class Tensor:
 
     @property
     def shape(self) -> Shape:
-        return self.data.shape  # type: ignore[no-any-return]
+        return self._data.shape  # type: ignore[no-any-return]
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim  # type: ignore[no-any-return]
+        return self._data.ndim  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:
-        return int(self.data.size)
+        return int(self._data.size)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.data.dtype  # type: ignore[no-any-return]
+        return self._data.dtype  # type: ignore[no-any-return]
 
     @property
     def requires_grad(self) -> bool:
@@ -238,7 +238,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same values without their history."""
-        return make(self.data, self.backend)
+        return make(self._data, self.backend)
 
     def item(self) -> Any:
         """The Python number of a tensor with one element."""
@@ -293,7 +293,7 @@ class Tensor:
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if not isinstance(self.data, np.ndarray):
+        if not isinstance(self._data, np.ndarray):
             raise BackendMismatchError(
                 f"a tensor on {self.backend.name!r} does not become a NumPy array by itself; "
                 f"use tensor.numpy()"
@@ -316,10 +316,10 @@ class Tensor:
             raise BufferError(
                 "minigrad exports a copy: recorded values are never shared for writing"
             )
-        return self.data.copy().__dlpack__(**{**options, "copy": None})
+        return self._data.copy().__dlpack__(**{**options, "copy": None})
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.data.__dlpack_device__()  # type: ignore[no-any-return]
+        return self._data.__dlpack_device__()  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.__copy__()
@@ -373,7 +373,7 @@ def make(
 ) -> Tensor:
     """The handle of an own array; takes it as it is."""
     tensor = Tensor.__new__(Tensor)
-    tensor.data = data
+    tensor._data = data
     tensor.node = node
     tensor.index = index
     tensor.backend = backend

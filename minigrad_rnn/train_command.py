@@ -225,7 +225,7 @@ class _Run:
                 )
                 bar.update()
                 compiled = compiled or now  # the first step may have compiled something
-                if not self.expected and now - compiled > 0.2:
+                if not self.expected and now - compiled > 0.4:
                     self._expect(bar, (now - compiled) / (session.step - first - 1))
                 self._between_steps(bar, now)
 

@@ -64,6 +64,27 @@ EDITS = (
         "node = Node(op, plan, tuple(parents[:1] * len(parents)), tuple(slots),",
         "a node takes its first operand for all",
     ),
+    Edit(
+        "A3",
+        "minigrad/graph/flattening.py",
+        "{c.parameter: results[t] for",
+        "{c.parameter: results[-1 - t // 9] for",
+        "from the tenth iteration on, unfold takes a delay edge for one step longer",
+    ),
+    Edit(
+        "A3",
+        "minigrad/graph/rolling.py",
+        "                    if use not in parameters:\n",
+        '                    if use[0] == "carry" or use not in parameters:\n',
+        "every use of a state has a delay edge of its own",
+    ),
+    Edit(
+        "A4",
+        "minigrad/graph/checks.py",
+        "waiting = [len(needed) for needed in needs]",
+        "waiting = [len(needed - {i}) for i, needed in enumerate(needs)]",
+        "a step may be its own operand",
+    ),
     Edit("A5", CELLS, "h @ self.Wh\n", "h @ Parameter(self.Wh)\n", "each step copies the weight"),
     Edit(
         "A7",

@@ -101,6 +101,28 @@ def test_numpy_is_a_read_only_view_of_any_tensor(backend):
     assert (t * 2).tolist() == [2.0, 4.0]
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (0, 2), (2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "uint64", "bool"])
+def test_nothing_makes_the_view_writeable(shape, dtype, backend):
+    values = np.ones(shape, dtype)
+    for t in (mg.Tensor(values), mg.Tensor(values).T, mg.broadcast_to(mg.Tensor(values), shape)):
+        array = t.numpy()
+        assert array.dtype == dtype
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            array.flags.writeable = True
+        assert not isinstance(array.base, np.ndarray)
+        np.testing.assert_array_equal(array, values.T if t.shape != shape else values)
+
+
+def test_there_is_no_data_to_write_to(backend):
+    """PyTorch's `w.data -= 1` would change what a recorded graph has saved."""
+    t = leaf(1.0, 2.0)
+    with pytest.raises(AttributeError, match="'data'"):
+        t.data -= 1
+    t.assign(t.detach() - 1)
+    assert t.tolist() == [0.0, 1.0]
+
+
 def test_the_tensor_holds_a_copy(backend):
     """Fault 10: whoever changes the source afterwards changes no value and no gradient."""
     source = np.array([1.0, 2.0])
@@ -290,6 +312,47 @@ def test_dtypes_of_new_tensors(backend):
         mg.set_default_dtype("float32")
     with pytest.raises(mg.DtypeError, match="float32 or float64, not int64"):
         mg.set_default_dtype("int64")
+
+
+def test_integers_stay_integers(backend):
+    """No integer dtype holds both uint64 and int64; NumPy would go to float64."""
+    a, b = mg.Tensor(np.array([3], "uint64")), mg.Tensor(np.array([-5], "int64"))
+    for narrow in (b, b.astype("int8")):
+        for y, value in ((a + narrow, -2), (narrow * a, -15), (mg.concatenate([a, narrow])[1], -5)):
+            assert y.dtype == np.int64
+            assert y.item() == value
+    assert (a / b).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool"])
+def test_where_of_numbers_ignores_the_condition(dtype, backend):
+    condition = mg.Tensor([1, 0], dtype=dtype)
+    for y, wanted in (
+        (mg.where(condition, 1.0, 0.5), "float32"),
+        (mg.where(condition, 1, 0.5), "float32"),
+        (mg.where(condition, 1, 0), "int64"),
+        (mg.where(condition, mg.ones(2, "float64"), 0.5), "float64"),
+        (mg.where(condition, mg.ones(2), 0), "float32"),
+        (mg.where(condition, True, False), "bool"),
+    ):
+        assert y.dtype == wanted
+    assert mg.where(condition, 1.0, 0.5).tolist() == [1.0, 0.5]
+
+
+def test_integers_are_compared_with_floats_exactly(backend):
+    """2^24 + 1 is no float32: it must not become 2^24 first."""
+    n, x = mg.Tensor([16777217, 1]), mg.Tensor([16777216.0, 1.0])
+    assert x.dtype == np.float32
+    for other in (x, 16777216.0):
+        assert (n == other).tolist()[0] is False
+        assert (n != other).tolist()[0] is True
+        assert (n > other).tolist()[0] is True
+        assert (n <= other).tolist()[0] is False
+    assert (n >= x).tolist() == [True, True]
+    assert (x < n).tolist() == [True, False]
+    assert (mg.Tensor([0.1]) == 0.1).tolist() == [True]  # floats among themselves: weak as ever
+    unsigned = mg.Tensor(np.array([2**63], "uint64"))
+    assert (unsigned > mg.Tensor([-(2**63)])).tolist() == [True]
 
 
 def test_scalars_are_weak(backend):

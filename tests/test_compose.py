@@ -339,3 +339,12 @@ def test_states_of_other_shapes(backend):
         rnn.Stack(cells)(xs[0], (mg.zeros((B, 2)),))
     with pytest.raises(mg.ShapeError, match="Layers: 2 layers got a state of 1 parts"):
         rnn.Layers(cells)(xs, (mg.zeros((B, 2)),))
+
+
+def test_a_given_state_leaves_the_generator_alone(backend):
+    cell = rnn.NoisyState(rnn.RNNCell(2, 3), 0.1)
+    before = mg.random.generator.numpy().copy()
+    unroll(cell, mg.zeros((T, B, 2)), mg.zeros((B, 3)))
+    assert np.array_equal(mg.random.generator.numpy(), before)
+    unroll(cell, mg.zeros((T, B, 2)))
+    assert not np.array_equal(mg.random.generator.numpy(), before)

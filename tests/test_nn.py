@@ -181,8 +181,23 @@ def test_a_graph_recorded_before_a_move_still_differentiates() -> None:
     y = layer(x).sum()
     weights = layer.W.tolist()
     layer.to(Elsewhere())
-    y.backward()
-    assert x.grad.tolist() == [[weights[0][0], weights[1][0]]]
+    assert mg.pullback(y, x).tolist() == [[weights[0][0], weights[1][0]]]
+
+
+def test_a_gradient_for_a_moved_parameter_is_an_error_not_lost() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    x = mg.Tensor([[3.0, 4.0]], requires_grad=True)
+    layer.W.name = "the weights"
+    y = layer(x).sum()
+    layer.to(Elsewhere())
+    with pytest.raises(
+        mg.GradientError, match="the weights was moved to 'elsewhere' after this graph was recorded"
+    ):
+        y.backward()
+    assert layer.W.grad is None
+    assert x.grad is None
+    layer(mg.ones((1, 2), backend=layer.W.backend)).sum().backward()
+    assert layer.W.grad.tolist() == [[1.0], [1.0]]
 
 
 def test_copies_are_independent_and_keep_what_is_shared() -> None:

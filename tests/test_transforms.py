@@ -256,6 +256,28 @@ def test_gradcheck_names_what_is_wrong(backend):
         mg.gradcheck(lambda p: p[0] * p[1].detach(), (mg.Tensor(V), named))
 
 
+def test_gradcheck_of_a_module_moves_its_parameters(backend):
+    class Slope(mg.nn.Module):
+        def __init__(self, right):
+            self.layers, self.right = [mg.nn.Linear(3, 2, dtype="float64")], right
+
+        def __call__(self, x):
+            y = mg.tanh(self.layers[0](x))
+            return y if self.right else y * self.layers[0].b.detach()
+
+    x = mg.Tensor(np.arange(6.0).reshape(2, 3) / 6)
+    module = Slope(True)
+    before = {name: t.numpy() for name, t in module.state_dict().items()}
+    assert mg.gradcheck(lambda m, x: m(x), module, x, order=2)
+    assert all(np.array_equal(t.numpy(), before[n]) for n, t in module.state_dict().items())
+    wrong = Slope(False)
+    wrong.layers[0].b.assign(mg.ones(2, dtype="float64"))
+    with pytest.raises(mg.GradientError, match=r"layers\.0\.b\) is wrong"):
+        mg.gradcheck(lambda m, x: m(x), wrong, x)
+    with pytest.raises(mg.GradientError, match=r"does not depend on argument 0.*layers\.0\.W"):
+        mg.gradcheck(lambda m, x: module(x), module, x)
+
+
 def test_gradcheck_refuses(backend):
     with pytest.raises(mg.DtypeError, match=r"argument 0 is float32.*\.astype\('float64'\)"):
         mg.gradcheck(mg.sin, mg.Tensor([1.0]))
