@@ -79,7 +79,7 @@ _ELSEWHERE = {  # what other libraries call it
 
 
 def __getattr__(name: str) -> Any:
-    """`draw`, `fold`, `unfold`, loaded at first use; of any other name, the nearest that there is."""
+    """`draw`, `fold`, `unfold`, loaded at first use; of another name, the nearest that there is."""
     if name == "draw":
         from minigrad.pictures import draw
 

@@ -564,14 +564,50 @@ def test_random_programs():
     assert sum(found) > 10
 
 
+def test_layers_of_both_directions_fold_into_a_loop_each():
+    def both(size):
+        return rnn.Bidirectional(*(random_cell("lstm", size, H, rng_of(26)) for _ in range(2)))
+
+    net = rnn.Layers([both(D), both(2 * H)])
+    assert sizes(folds(forward(net), sequence(5))) == [(5, 14, 2)] * 4
+    trips = [loop.trips for loop in folds(with_gradients(net), sequence(6)).loops()]
+    assert trips == [6] * 4 + [4] * 4
+
+
+def test_sampling_from_a_model_folds():
+    """The state, the last symbol and the generator are carried."""
+    cell, out = random_cell("lstm", 4, H, rng_of(27)), mg.nn.Linear(H, 4, dtype="float64")
+
+    def f():
+        state, x, drawn = cell.initial_state(1), mg.zeros((1, 4), dtype="float64"), []
+        for _ in range(6):
+            y, state = cell(x, state)
+            drawn.append(mg.random.categorical(None, (1,), out(y)))
+            x = mg.functional.one_hot(drawn[-1], 4, "float64")
+        return mg.stack(drawn)
+
+    [loop] = folds(f, bits=False).loops()
+    assert loop.trips == 6 and len(loop.carries) == 4
+
+
+def test_the_same_thing_computed_again_and_again_is_no_loop():
+    def f(x):
+        return [mg.tanh(x) for _ in range(6)]
+
+    assert not folds(f, mg.ones(3)).loops()
+
+
 def test_a_long_trace_folds_in_linear_time():
-    cell = randomise(rnn.RNNCell(2, 2, dtype="float64"), rng_of(25))
-    graph = capture(lambda xs: rnn.unroll(cell, xs), mg.ones((3000, 1, 2), dtype="float64")).graph
-    start = time.process_time()
-    folded = mg.fold(graph)
-    assert time.process_time() - start < 5
-    assert sizes(folded) == [(3000, 5, 1)] and len(folded.steps) == 3
-    assert len(text(folded)) < 2000
+    cell = randomise(rnn.LSTMCell(2, 2, dtype="float64"), rng_of(25))
+    seconds = []
+    for T in (150, 600):
+        graph = capture(with_gradients(cell), mg.Tensor(np.ones((T, 1, 2)), True)).graph
+        start = time.process_time()
+        folded = mg.fold(graph)
+        seconds.append(time.process_time() - start)
+        assert [loop.trips for loop in folded.loops()] == [T, T - 2]
+        assert len(text(folded)) < 20_000
+    assert seconds[1] < 10 * seconds[0]
 
 
 # --- the core does without -----------------------------------------------------------------------

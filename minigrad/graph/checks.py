@@ -104,14 +104,15 @@ def _steps(steps: Sequence[Step], known: set[Value], iterations: dict[Counter, i
     for step in steps:
         if any(x in later and x not in known for x in step.operands if isinstance(x, Value)):
             ordered(steps)  # names the cycle, if that is why
+        where = describe(step)
         for x in step.operands:
-            _demand(x, known, describe(step))
+            _demand(x, known, where)
         if isinstance(step, Loop):
             _loop(step, set(known), iterations)
         else:
             _instruction(step, iterations)
         for value in step.outputs:
-            _make(value, known, describe(step))
+            _make(value, known, where)
 
 
 def _instruction(step: Instruction, iterations: dict[Counter, int]) -> None:

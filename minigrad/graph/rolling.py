@@ -30,6 +30,7 @@ from minigrad.graph.skeleton import Skeleton, clone, fresh, skeleton
 from minigrad.graph.tracing import Captured, capture
 
 PERIODS = 64  # how many later occurrences of a step are tried as the start of the next iteration
+PROBE = 4
 WORTH_A_NOTE = 4  # how many steps a loop would have saved for its failure to be reported
 Failures = dict[str, tuple[Step, ...]]  # why steps that look like a repetition are none
 Places = dict[Value, tuple[Any, int]]  # of an item of a stacked value: which, and where in it
@@ -179,6 +180,10 @@ class _Sequence:
             limit = found or best
             if trips < 2 or (limit and (trips - 1) * period - 1 <= limit.saved):
                 continue
+            if limit and trips > PROBE:  # a few windows tell how much all of them can save
+                probe = self.run(i, period, PROBE)
+                if probe and probe.saved + (trips - probe.trips) * period <= limit.saved:
+                    continue
             run = self.run(i, period, trips)
             if run is not None and run.saved > (limit.saved if limit else 0):
                 found = run
@@ -198,6 +203,11 @@ class _Sequence:
                 self.failures.setdefault(why, self.steps[start : start + most * period])
             return None
         distinct = {use for row in uses for use in row if use[0] in ("carry", "indexed")}
+        window = range(start, start + period)
+        if not distinct and all(
+            self.skeletons[i].integers == self.skeletons[i + period].integers for i in window
+        ):
+            return None  # the same computation again and again is none
         saved = (trips - 1) * period - 1 - len(distinct)
         return Run(start, period, trips, saved) if saved > 0 else None
 
