@@ -62,15 +62,16 @@ class Module:
         return [module for _, module in self.named_modules()]
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The parameters by path; one without a name takes its path as `.name`, for pictures."""
-        for path, x in _below(self):
-            if isinstance(x, Parameter):
-                if x.name is None or path.endswith(f".{x.name}"):
-                    x.name = path
-                yield path, x
+        """The parameters by path."""
+        return ((path, x) for path, x in _below(self) if isinstance(x, Parameter))
 
     def parameters(self) -> list[Parameter]:
-        return [parameter for _, parameter in self.named_parameters()]
+        """The parameters; one without a name takes its path, for pictures and optimizers."""
+        found = list(self.named_parameters())
+        for path, parameter in found:
+            if parameter.name is None or path.endswith(f".{parameter.name}"):
+                parameter.name = path
+        return [parameter for _, parameter in found]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and buffers by path, detached: later updates do not change them."""
