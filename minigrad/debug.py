@@ -51,6 +51,7 @@ def detect_anomaly() -> Iterator[None]:
 
 def watch(run: Run, kinds: Sequence[str]) -> Run:
     """A `run` that does the same and looks at it."""
+    looked_at = getattr(run, "watches", run)
     checks: list[Callable[..., None]] = []
     checks += [_check_finite] if "nan" in kinds else []
     checks += [_check_promotion] if "dtype" in kinds else []
@@ -65,6 +66,7 @@ def watch(run: Run, kinds: Sequence[str]) -> Run:
                 check(op, operands, outputs)
         return y
 
+    watched.watches = looked_at  # type: ignore[attr-defined]  # it makes the same values
     return watched
 
 
