@@ -47,9 +47,10 @@ class Parameter(Tensor):
 class Module:
     """What owns parameters: a subclass sets attributes and defines __call__.
 
-    Parameters, buffers (tensors that are not parameters) and modules are found in attribute order,
-    also inside lists, tuples and dicts; their names are the attribute paths joined by dots. What
-    stands at several paths counts once, under its first. No super().__init__() is needed.
+    Parameters, buffers (other tensors, unless an op on a graph made them) and modules are found in
+    attribute order, also inside lists, tuples and dicts; their names are the attribute paths joined
+    by dots. What stands at several paths counts once, under its first. No super().__init__() is
+    needed.
     """
 
     training: bool = True
@@ -133,7 +134,7 @@ def _below(value: Any, path: str = "", seen: set[int] | None = None) -> Iterator
     """Every module and tensor from value on, depth first, each object once, with its path."""
     seen = set() if seen is None else seen
     if isinstance(value, (Module, Tensor)):
-        if id(value) in seen:
+        if id(value) in seen or (isinstance(value, Tensor) and not value.is_leaf):
             return
         seen.add(id(value))
         yield path, value
