@@ -202,7 +202,7 @@ def test_a_gradient_is_set_to_a_tensor_of_the_same_place(backend):
     with pytest.raises(mg.BackendMismatchError, match=r"on 'far' .* move it with .to\("):
         t.grad = mg.zeros(2, backend=far)
     assert t.grad is None
-    t.grad = mg.ones(2)
+    t.grad = mg.ones(2, dtype="float64")
     assert t.grad.tolist() == [1.0, 1.0]
 
 
@@ -433,6 +433,19 @@ def test_duplicate_indices_all_count(backend):
 
 
 # --- empty tensors, backends ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_the_extremum_that_is_nan_is_attained_at_nan(name, backend):
+    values = np.array([[1.0, np.nan, 3.0, np.nan], [2.0, 5.0, 5.0, 2.0]])
+    x = mg.Tensor(values, requires_grad=True)
+    getattr(mg, name)(x, axis=1).sum().backward()
+    even = [0, 0.5, 0.5, 0] if name == "max" else [0.5, 0, 0, 0.5]
+    assert x.grad.tolist() == [[0, 0.5, 0, 0.5], even]
+    torch = pytest.importorskip("torch")
+    a = torch.tensor(values[0], requires_grad=True)
+    getattr(a, name)().backward()
+    assert x.grad.tolist()[0] == a.grad.tolist()
 
 
 def test_empty_tensors(backend):
