@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator
@@ -69,6 +70,17 @@ _active_lock = threading.Lock()
 _grad_lock = threading.Lock()
 
 
+def _after_fork() -> None:
+    """The threads that may have held the locks, and their traversals, are not in the child."""
+    global _active_lock, _grad_lock
+    _active_lock, _grad_lock = threading.Lock(), threading.Lock()
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextlib.contextmanager
 def _claimed(root: Node, order: Sequence[Node]) -> Iterator[None]:
     """The block in which no other traversal may use what this one frees."""
@@ -80,7 +92,7 @@ def _claimed(root: Node, order: Sequence[Node]) -> Iterator[None]:
         yield
     finally:
         with _active_lock:
-            del _active[root]
+            _active.pop(root, None)
 
 
 def _share(order: Sequence[Node], others: Sequence[Node]) -> bool:

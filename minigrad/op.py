@@ -346,6 +346,7 @@ class Mode:
     read: Callable[[Tensor], np.ndarray] = read_array
     assign: Callable[[Tensor, Any], None] = rebind
     recording: bool = True
+    at: Node | None = None  # whose rules run, in a traversal that somebody at `run` may watch
 
 
 default_mode = Mode()  # every thread starts with it; MINIGRAD_DEBUG changes its run

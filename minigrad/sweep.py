@@ -120,7 +120,9 @@ class Sweep:
                 f"backward ran through this graph before and freed what {op.name} had saved; write "
                 f"backward(retain_graph=True) the first time, or compute the loss again"
             )
-        values = (g, *(_on_graph(node, saved) if self.as_tensors else saved))
+        if self.as_tensors:
+            self.inside.at, saved = node, _on_graph(node, saved)
+        values = (g, *saved)
         plan, parents, slots, useful = node.plan, node.parents, node.slots, self.useful
         for position, rule, get in plan.rules:
             if position.__class__ is range:  # one rule answers for all operands of a variadic tail
@@ -173,7 +175,7 @@ def _zeros(node: Node, slot: int, as_tensor: bool) -> Any:
     return make(zeros, node.backend) if as_tensor else zeros
 
 
-def _on_graph(node: Node, saved: Sequence[Any]) -> list[Any]:
+def _on_graph(node: Node, saved: Sequence[Any]) -> tuple[Any, ...]:
     """What a node saved, as tensors on the graph, for rules that are themselves recorded."""
 
     def operand(array: Any, i: int) -> Any:
@@ -189,7 +191,7 @@ def _on_graph(node: Node, saved: Sequence[Any]) -> list[Any]:
             values.append(operand(value, key))
         else:
             values.append(make(value, node.backend, node) if kind == "y" else value)
-    return values
+    return tuple(values)
 
 
 def _unbroadcast(g: Any, shape: Shape) -> Any:

@@ -472,6 +472,38 @@ def test_a_forked_child_goes_on_with_the_graph(backend):
     assert python(script, MINIGRAD_BACKEND=backend) == "0\nTrue"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_another_thread_draws_and_runs_backward():
+    """The child has neither the other thread nor what that one held."""
+    script = """
+        import os, signal, threading
+        import minigrad as mg
+        from minigrad import autodiff
+        x = mg.Tensor(2.0, requires_grad=True)
+        y = mg.sin(x)
+        inside, go_on = threading.Event(), threading.Event()
+        def wait(g):
+            with mg.random._lock, autodiff._grad_lock, autodiff._active_lock:
+                inside.set()
+                go_on.wait(20)
+        y.register_hook(wait)
+        thread = threading.Thread(target=y.backward)
+        thread.start()
+        inside.wait(20)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            mg.random.normal(None, (2,))
+            (x * x).backward()
+            os._exit(0 if x.grad.item() == 4.0 else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        go_on.set()
+        thread.join()
+        print(x.grad is not None)
+    """
+    assert python(script) == "0\nTrue"
+
+
 def test_two_processes_agree_to_the_bit(backend):
     script = """
         import hashlib

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -163,6 +164,16 @@ _place: ContextVar[list[Tensor]] = ContextVar("minigrad_generator", default=_who
 _lock = threading.RLock()  # two threads do not draw the same key
 
 
+def _after_fork() -> None:
+    """The thread that may have held the lock is not in the child."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _next_forward(xp: Any, state: Any) -> Any:
     """The key number counter of a seed; word 2 keeps it apart from what key(seed).fold gives."""
     seed, counter = state[0], state[1]
@@ -204,7 +215,7 @@ def _ambient() -> Tensor:
 
 @contextlib.contextmanager
 def drawing_from(state: Tensor) -> Iterator[None]:
-    """The block in which this thread's ambient generator starts at state, and all others' goes on."""
+    """The block in which this thread has an ambient generator of its own, which starts at state."""
     token = _place.set([state.detach()])
     try:
         yield
