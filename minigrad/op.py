@@ -322,7 +322,7 @@ def promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
 
 def read_array(tensor: Tensor) -> np.ndarray:
     """The eager meaning of `read`: a read-only host view, or a copy from a device."""
-    array = tensor.backend.to_numpy(tensor._data)
+    array = np.asarray(tensor.backend.to_numpy(tensor._data))
     # By way of the buffer, for a view's own flag can be set back, and its base be written to.
     return np.asarray(memoryview(array).toreadonly())
 
@@ -346,6 +346,7 @@ class Mode:
     read: Callable[[Tensor], np.ndarray] = read_array
     assign: Callable[[Tensor, Any], None] = rebind
     recording: bool = True
+    at: Node | None = None  # whose rules run, in a traversal that somebody at `run` may watch
 
 
 default_mode = Mode()  # every thread starts with it; MINIGRAD_DEBUG changes its run

@@ -228,6 +228,16 @@ class Tensor:
         if self.node is None or self.node.op is not None:
             raise GradientError("only a leaf with requires_grad=True has a .grad to set")
         if value is not None:
+            if not isinstance(value, Tensor):
+                raise GradientError(
+                    f".grad is a tensor or None, not {type(value).__name__}; write minigrad.Tensor"
+                    f"(value, dtype={str(self.dtype)!r}, backend={self.backend.name!r})"
+                )
+            if value.backend is not self.backend:
+                raise BackendMismatchError(
+                    f"a gradient on {value.backend.name!r} for a tensor on {self.backend.name!r}; "
+                    f"move it with .to({self.backend.name!r})"
+                )
             if value.shape != self.shape or value.dtype != self.dtype:
                 raise ShapeError(
                     f"a gradient of shape {value.shape}, {value.dtype} does not fit a tensor of "
@@ -330,7 +340,7 @@ class Tensor:
                 "Only tensors created explicitly by the user (graph leaves) can be copied; "
                 "use tensor.detach()"
             )
-        copied = _rebuild(type(self), self.numpy(), self.requires_grad, self.backend.name)
+        copied = _rebuild(type(self), self.numpy(), self.requires_grad, self.backend)
         copied.name = self.name
         return copied
 
@@ -361,7 +371,9 @@ class Tensor:
 _recording: Callable[[], bool] = lambda: True  # noqa: E731  op.py puts the grad mode here
 
 
-def _rebuild(kind: type[Tensor], array: np.ndarray, requires_grad: bool, backend: str) -> Tensor:
+def _rebuild(
+    kind: type[Tensor], array: np.ndarray, requires_grad: bool, backend: str | _backend.Backend
+) -> Tensor:
     tensor = Tensor(array, requires_grad=requires_grad, backend=backend)
     if kind is not Tensor:
         tensor.__class__ = kind

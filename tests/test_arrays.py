@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from minigrad_numpy import NumpyBackend
 
 import minigrad as mg
 
@@ -179,6 +180,30 @@ def test_leaves_are_copied(clone, backend):
     constant = clone(mg.Tensor([1, 2]))
     assert not constant.requires_grad
     assert constant.dtype == np.int64
+
+
+def test_a_copy_stays_on_a_backend_that_no_name_leads_to():
+    class Unlisted(NumpyBackend):
+        name = "unlisted"
+
+    here = Unlisted()
+    t = mg.Tensor([1.0, 2.0], requires_grad=True, backend=here)
+    for other in (copy.copy(t), copy.deepcopy(t)):
+        assert other.backend is here
+        assert other.requires_grad
+        assert other.tolist() == [1.0, 2.0]
+
+
+def test_a_gradient_is_set_to_a_tensor_of_the_same_place(backend):
+    t = leaf(1.0, 2.0)
+    with pytest.raises(mg.GradientError, match=r"tensor or None, not ndarray; write minigrad.Tens"):
+        t.grad = np.zeros(2, "float32")
+    far = type("Far", (NumpyBackend,), {"name": "far"})()
+    with pytest.raises(mg.BackendMismatchError, match=r"on 'far' .* move it with .to\("):
+        t.grad = mg.zeros(2, backend=far)
+    assert t.grad is None
+    t.grad = mg.ones(2, dtype="float64")
+    assert t.grad.tolist() == [1.0, 1.0]
 
 
 def test_graph_tensors_are_not_copied(backend):
@@ -410,6 +435,19 @@ def test_duplicate_indices_all_count(backend):
 # --- empty tensors, backends ---------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_the_extremum_that_is_nan_is_attained_at_nan(name, backend):
+    values = np.array([[1.0, np.nan, 3.0, np.nan], [2.0, 5.0, 5.0, 2.0]])
+    x = mg.Tensor(values, requires_grad=True)
+    getattr(mg, name)(x, axis=1).sum().backward()
+    even = [0, 0.5, 0.5, 0] if name == "max" else [0.5, 0, 0, 0.5]
+    assert x.grad.tolist() == [[0, 0.5, 0, 0.5], even]
+    torch = pytest.importorskip("torch")
+    a = torch.tensor(values[0], requires_grad=True)
+    getattr(a, name)().backward()
+    assert x.grad.tolist()[0] == a.grad.tolist()
+
+
 def test_empty_tensors(backend):
     """Fault 28: NumPy's answers, an error for an extremum, and no gradient that fails."""
     x = mg.Tensor(np.zeros((0, 3)), requires_grad=True)
@@ -469,3 +507,46 @@ def test_the_same_words_on_every_backend(backend):
     assert "shape (3,) is invalid for a tensor of shape (2, 2)" in words(
         lambda: mg.zeros((2, 2)).reshape(3)
     )
+
+
+# --- whole numbers, and where lists go -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: mg.arange(5)[1.7:3.9], mg.IndexTypeError),
+        (lambda: mg.arange(5)[: mg.Tensor(2.0)], mg.IndexTypeError),
+        (lambda: mg.arange(6).reshape(2.9, 3), mg.ShapeError),
+        (lambda: mg.arange(6).reshape((2.0, 3)), mg.ShapeError),
+        (lambda: mg.split(mg.arange(6), [1.5]), mg.ShapeError),
+    ],
+)
+def test_a_fraction_is_no_size_and_no_bound(call, error, backend):
+    with pytest.raises(error, match="made of integers"):
+        call()
+
+
+def test_a_whole_number_of_any_kind_is_a_size_and_a_bound(backend):
+    two = mg.Tensor(2)
+    assert mg.arange(5)[np.int8(1) : two].tolist() == [1]
+    assert mg.arange(6).reshape(np.int64(2), -1).shape == mg.arange(6).reshape((two, 3)).shape
+    assert [part.tolist() for part in mg.split(mg.arange(4), np.int64(2))] == [[0, 1], [2, 3]]
+
+
+def test_a_list_joins_the_tensors_backend():
+    with mg.use_backend("numba"):
+        x = mg.Tensor([1.0, 2.0, 3.0])
+    for y in (
+        x[[0, 1]],
+        x[[]],
+        mg.take(x, [0, 1]),
+        mg.take_along_axis(x, [0, 1], 0),
+        mg.scatter_add(x, [0, 1], [1.0, 2.0]),
+        mg.concatenate([x, [1.0, 2.0]]),
+        mg.concatenate([[1.0, 2.0], x]),
+        mg.stack([x, [1.0, 2.0, 3.0]]),
+    ):
+        assert y.backend is x.backend
+    assert x[[2, 0]].tolist() == [3.0, 1.0]
+    assert mg.concatenate([[0.0], x]).tolist() == [0.0, 1.0, 2.0, 3.0]

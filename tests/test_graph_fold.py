@@ -145,7 +145,7 @@ STATES = {"rnn": 1, "lstm": 2, "gru": 1, "gru before": 1, "stacked": 3, "same tw
 
 
 def forward(net):
-    if isinstance(net, rnn.Bidirectional):
+    if isinstance(net, rnn.Bidirectional | rnn.Layers):
         return lambda xs: net(xs)
     return lambda xs: rnn.unroll(net, xs)
 

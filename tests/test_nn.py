@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,26 @@ def test_a_state_that_does_not_fit_lists_everything_and_changes_nothing() -> Non
     assert str(caught.value).count(";") == 1  # the shape and the dtype stay problems
     tower.load_state_dict({"scale": mg.Tensor([5.0, 6.0]), "more": mg.ones(1)}, strict=False)
     assert tower.scale.tolist() == [5, 6]
+
+
+def test_a_state_that_is_no_dict_is_told(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 1)
+    mg.save(tmp_path / "a.npz", layer.state_dict())
+    with pytest.raises(mg.StateDictError, match=r"not a tuple; minigrad.load returns two things"):
+        layer.load_state_dict(mg.load(tmp_path / "a.npz"))
+    with pytest.raises(mg.StateDictError, match=r"by name, not a Linear$"):
+        layer.load_state_dict(layer)
+
+
+def test_a_result_kept_as_an_attribute_is_no_buffer() -> None:
+    tower = Tower()
+    before = list(tower.state_dict())
+    tower.last = tower(mg.ones((2, 3)))
+    assert list(tower.state_dict()) == before
+    tower.to(Elsewhere())
+    assert tower.last.backend.name != "elsewhere"
+    tower.load_state_dict(tower.state_dict())
+    assert "last" not in repr(tower)
 
 
 def test_to_moves_the_same_objects() -> None:
