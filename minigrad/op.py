@@ -322,7 +322,7 @@ def promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
 
 def read_array(tensor: Tensor) -> np.ndarray:
     """The eager meaning of `read`: a read-only host view, or a copy from a device."""
-    array = np.asarray(tensor.backend.to_numpy(tensor._data))
+    array: Any = np.asarray(tensor.backend.to_numpy(tensor._data))
     # By way of the buffer, for a view's own flag can be set back, and its base be written to.
     return np.asarray(memoryview(array).toreadonly())
 
