@@ -292,10 +292,18 @@ def grad(f: Callable[..., Any], wrt: int | tuple[int, ...] = 0) -> Callable[...,
     return transformed
 
 
+def _results(y: Any, call: str) -> tuple[list[Tensor], Callable[[Sequence[Any]], Any]]:
+    ys, rebuild = tree.flatten(y)
+    for part in ys:
+        if not isinstance(part, Tensor):
+            raise GradientError(f"{call}: f must return tensors, not {type(part).__name__}")
+    return ys, rebuild
+
+
 def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]]:
     """(f(*primals), pullback): pullback(cotangent nest) gives the cotangents of the primals."""
     y, variables, rebuild = _call(f, primals, range(len(primals)), "vjp")
-    ys, rebuild_y = tree.flatten(y)
+    ys, rebuild_y = _results(y, "vjp")
 
     def back(cotangent: Any) -> Any:
         gs = [seed(part, g, "vjp") for part, g in zip(ys, tree.flatten(cotangent)[0], strict=True)]
@@ -309,7 +317,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], Any]
 def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) -> tuple[Any, Any]:
     """(y, dy): the derivative of f along tangents, as two pullbacks with a zero dummy cotangent."""
     y, variables, _ = _call(f, tuple(primals), range(len(primals)), "jvp")
-    ys, rebuild = tree.flatten(y)
+    ys, rebuild = _results(y, "jvp")
     flat = tree.flatten(tuple(tangents))[0]
     directions = [seed(x, t, "jvp (tangent)") for x, t in zip(variables, flat, strict=True)]
     outside = _outside(ys, directions, variables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def gradcheck(
     modules = {i: x for i, x in enumerate(xs) if hasattr(x, "using")}
     xs = tuple(dict(x.named_parameters()) if i in modules else x for i, x in enumerate(xs))
     leaves, rebuild = tree.flatten(xs)
-    labels = _labels(xs)
+    labels = _labels(xs, modules)
     moving = []
     for i, x in enumerate(leaves):
         if hasattr(x, "dtype") and not isinstance(x, Tensor):
@@ -78,12 +78,12 @@ def gradcheck(
     return True
 
 
-def _labels(xs: Sequence[Any]) -> list[str]:
+def _labels(xs: Sequence[Any], modules: Collection[int]) -> list[str]:
     labels = []
     for number, x in enumerate(xs):
         parts = tree.flatten(x)[0]
-        for i, part in enumerate(parts):
-            name = getattr(part, "name", None)
+        names = sorted(x) if number in modules else [getattr(p, "name", None) for p in parts]
+        for i, name in enumerate(names):
             inside = f", tensor {i}" if len(parts) > 1 else ""
             labels.append(f"argument {number}{inside}" + (f" ({name})" if name else ""))
     return labels

@@ -225,6 +225,8 @@ class Embedding(Module):
         y = take(self.W, indices, axis=0)
         if self.padding_idx is None:
             return y
+        if not isinstance(indices, Tensor):  # a list or an array joins the weights
+            indices = Tensor(indices, backend=self.W.backend)
         return where(expand_dims(equal(indices, self.padding_idx), -1), 0, y)
 
 

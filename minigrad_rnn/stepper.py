@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from minigrad_rnn.formulas import readable
 from minigrad_rnn.text import TextError
 
 RULE = "-" * 72
@@ -101,19 +102,24 @@ def display(value: Any) -> None:
 
 
 def step_through(path: Path, wait: bool) -> int:
-    """Prose, cell, Enter, result; q leaves. Returns 1 if a cell raised."""
+    """Prose, cell, Enter, result; q leaves. Returns 1 if a cell raised.
+
+    The last cell, which answers the exercises, is shown only after another Enter.
+    """
     names: dict[str, Any] = {"__name__": "__main__", "__file__": str(path), "__show__": display}
-    source = path.read_text(encoding="utf-8")
-    for cell in cells(source):
+    found, exercises = cells(path.read_text(encoding="utf-8")), False
+    for cell in found:
         if cell.prose:
+            exercises = exercises or "## Exercises" in cell.source
             print(RULE)
-            print(_wrapped(cell.source))
+            print(_terminal_text(cell.source))
             continue
+        hidden = exercises and cell is found[-1]
+        if wait and hidden and _leaves("[Enter shows the answers, q leaves] "):
+            return 0
         print(textwrap.indent(cell.source, "    "))
-        if wait:
-            with contextlib.suppress(EOFError):
-                if input("[Enter runs the cell, q leaves] ").strip().lower() == "q":
-                    return 0
+        if wait and _leaves("[Enter runs the cell, q leaves] "):
+            return 0
         try:
             run_cell(cell, path, names)
         except Exception:
@@ -125,12 +131,45 @@ def step_through(path: Path, wait: bool) -> int:
     return 0
 
 
-def _wrapped(prose: str) -> str:
-    paragraphs = prose.split("\n\n")
-    return "\n\n".join(
-        p if p.startswith(("    ", "|", "#", "-", "$$", "```")) else textwrap.fill(p, 92)
-        for p in paragraphs
+def _leaves(question: str) -> bool:
+    with contextlib.suppress(EOFError):
+        return input(question).strip().lower() == "q"
+    return False
+
+
+def _terminal_text(prose: str) -> str:
+    """Markdown for this terminal: bold where it is one, formulas where it can show them."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return wrapped(prose, sys.stdout.isatty(), encoding.lower().startswith("utf"))
+
+
+def wrapped(prose: str, bold: bool = False, formulas: bool = True) -> str:
+    """Markdown with its paragraphs and list items filled, its formulas readable, its bold shown.
+
+    Code, tables, headings and display formulas stay as they are; code spans keep their characters.
+    """
+    return "\n\n".join(_paragraph(p, bold, formulas) for p in prose.split("\n\n"))
+
+
+def _paragraph(text: str, bold: bool, formulas: bool) -> str:
+    if text.startswith(("    ", "|", "#", "$$", "```")):
+        return text
+    if formulas:
+        text = re.sub(r"`[^`]*`|\$([^$]+)\$", lambda m: readable(m[1]) if m[1] else m[0], text)
+    filled = [_filled(item) for item in re.split(r"\n(?=(?:\d+\.|-) )", text)]
+    mark = "\033[1m{}\033[0m" if bold else "{}"
+    return re.sub(
+        r"`[^`]*`|\*\*(\S.*?)\*\*",
+        lambda m: mark.format(m[1]) if m[1] else m[0],
+        "\n".join(filled),
+        flags=re.DOTALL,
     )
+
+
+def _filled(item: str) -> str:
+    start = re.match(r"(?:\d+\.|-) ", item)
+    words = re.sub(r"\n +", "\n", item)
+    return textwrap.fill(words, 92, subsequent_indent=" " * len(start[0]) if start else "")
 
 
 def write_notebook(path: Path, target: str) -> None:

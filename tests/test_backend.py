@@ -425,6 +425,7 @@ def test_the_table_names_another_distribution_called_minigrad(tmp_path: Path) ->
 def test_the_command_line_helps() -> None:
     said, _ = run("-m", "minigrad", "--help")
     assert "backends" in said and "MINIGRAD_BACKEND" in said and "MINIGRAD_DEBUG" in said
+    assert run("-m", "minigrad")[0] == said
     assert run("-m", "minigrad", "--version")[0] == f"minigrad {mg.__version__}\n"
     _, said = run("-m", "minigrad", "bakends", code=2)
     assert "invalid choice: 'bakends'" in said

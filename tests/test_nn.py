@@ -331,6 +331,9 @@ def test_padding_is_zero_and_learns_nothing(backend: str) -> None:
     assert (y.numpy()[INDICES != 3] != 0).all()
     y.sum().backward()
     np.testing.assert_array_equal(table.W.grad.numpy()[:, 0], [2, 1, 0, 0, 0])
+    far = nn.Embedding(5, 4, padding_idx=3).to(Elsewhere())
+    for indices in (INDICES, INDICES.tolist(), mg.Tensor(INDICES).to(far.W.backend)):
+        np.testing.assert_array_equal(far(indices).numpy() == 0, y.numpy() == 0)
 
 
 def test_embedding_indices_out_of_range_or_not_integers(backend: str) -> None:

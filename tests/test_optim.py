@@ -206,7 +206,7 @@ def test_an_error_in_the_middle_changes_nothing() -> None:
     ps = parameters()
     optimizer = optim.Adam(ps, lr=0.1)
     give_gradients(ps, 0)
-    ps[2].grad = mg.Tensor(1.0, dtype="float64", backend=Elsewhere())
+    ps[2].node.grad = mg.Tensor(1.0, dtype="float64", backend=Elsewhere())  # .grad = refuses it
     with pytest.raises(mg.BackendMismatchError):
         optimizer.step()
     assert optimizer.count.item() == 0

@@ -78,6 +78,14 @@ def test_jacobian_and_hessian(backend):
     np.testing.assert_allclose(hessian, hessian.T, rtol=1e-11)
 
 
+def test_what_a_transform_cannot_differentiate_is_told(backend):
+    x = mg.ones(2)
+    with pytest.raises(mg.GradientError, match="vjp: f must return tensors, not int"):
+        mg.vjp(lambda x: (x, 3), x)
+    with pytest.raises(mg.GradientError, match="jvp: f must return tensors, not NoneType"):
+        mg.jvp(lambda x: None, (x,), (x,))
+
+
 def test_jvp_vjp_hvp(backend):
     def f(x):
         return mg.exp(mg.sin(x)), {"s": (x * x).sum()}

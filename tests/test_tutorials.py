@@ -124,6 +124,63 @@ def test_terminal_steps_through_and_stops_at_q(tmp_path: Path) -> None:
     assert "TypeError:" in out and "Node(matmul" not in out
 
 
+def test_the_answers_are_shown_when_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "01_short.py"
+    path.write_text("# %%\nprint('one')\n\n# %% [markdown]\n# ## Exercises\n\n# %%\nprint(6 * 7)\n")
+    asked: list[tuple[str, bool]] = []
+
+    def answer(question: str) -> str:
+        asked.append((question, "6 * 7" in capsys.readouterr().out))
+        return next(replies)
+
+    monkeypatch.setattr("builtins.input", answer)
+    replies = iter(["", "", ""])
+    assert stepper.step_through(path, wait=True) == 0
+    runs, shows = "[Enter runs the cell, q leaves] ", "[Enter shows the answers, q leaves] "
+    assert asked == [(runs, False), (shows, False), (runs, True)]
+    assert capsys.readouterr().out == "42\n"
+    replies = iter(["", "q"])
+    assert stepper.step_through(path, wait=True) == 0
+    assert "6 * 7" not in capsys.readouterr().out
+
+
+def test_list_items_stay_apart_and_bold_is_bold_on_a_terminal_only() -> None:
+    prose = "## Exercises\n\n1. Is **it\n   so**, `x**2 - y**2`?\n2. " + "word " * 30 + "\n3. End."
+    lines = stepper.wrapped(prose).splitlines()
+    assert lines[:3] == ["## Exercises", "", "1. Is it so, `x**2 - y**2`?"]
+    assert lines[3].startswith("2. word") and lines[4].startswith("   word")
+    assert lines[-1] == "3. End."
+    assert "1. Is \033[1mit so\033[0m, `x**2 - y**2`?" in stepper.wrapped(prose, bold=True)
+
+
+@pytest.mark.parametrize(
+    ("latex", "shown"),
+    [
+        (r"\partial y/\partial a = b", "∂y/∂a = b"),
+        (r"h^{(t)} = \tanh(w h^{(t-1)} + u x^{(t)})", "h⁽ᵗ⁾ = tanh(w h⁽ᵗ⁻¹⁾ + u x⁽ᵗ⁾)"),
+        (r"L = -\sum_t \log \hat y^{(t)}_{y^{(t)}}", "L = -Σₜ log ŷ⁽ᵗ⁾_y⁽ᵗ⁾"),
+        (r"\nabla_W L = \mathrm{diag}(1 - (h^{(t)})^2) (\nabla_{h^{(t)}} L) h^{(t-1)\top}",
+         "∇_W L = diag(1 - (h⁽ᵗ⁾)²) (∇_h⁽ᵗ⁾ L) h⁽ᵗ⁻¹⁾ᵀ"),
+        (r"P(y_1, \dots, y_T) = \prod_i P(y_i \mid y_{i-1})", "P(y₁, …, y_T) = Πᵢ P(yᵢ | yᵢ₋₁)"),
+        (r"x \leftarrow a \cdot b < c", "x ← a · b < c"),
+    ],
+)  # fmt: skip
+def test_formulas_are_readable(latex: str, shown: str) -> None:
+    assert stepper.wrapped(f"${latex}$") == shown
+
+
+def test_no_formula_of_a_tutorial_is_left_in_latex() -> None:
+    for path in FILES:
+        for cell in stepper.cells(path.read_text(encoding="utf-8")):
+            if cell.prose:
+                shown = re.sub(r"`[^`]*`", "", stepper.wrapped(cell.source))
+                assert not re.search(r"\$|\\[a-zA-Z]|[{}^]", re.sub(r"(?m)^    .*", "", shown)), (
+                    path
+                )
+
+
 def test_a_cell_that_raises_is_located(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "01_broken.py"
     path.write_text("# %% [markdown]\n# # T\n\n# %%\nx = 1\nx / 0\n")
