@@ -290,7 +290,7 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     directions = [seed(x, t, "jvp (tangent)") for x, t in zip(variables, flat, strict=True)]
     outside = _outside(ys, directions, variables)
     dummies = [Tensor(zeros_like(part), requires_grad=True) for part in ys]
-    first = pull(ys, dummies, variables, record=True)
+    first = pull(ys, dummies, variables, record=True, exact=True)
     used = [(g, t) for g, t in zip(first, directions, strict=True) if g is not None and g.node]
     tangent: list[Any] = [None] * len(ys)
     if used:

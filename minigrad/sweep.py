@@ -47,11 +47,17 @@ class Sweep:
 
     record: the rules work on tensors and are recorded; otherwise, unless somebody stands at `run`,
     on bare arrays. free: what a node saved is given up once used. useful: all other nodes are left
-    out. Where `uses` has a list for a node, the contributions to it are also kept apart.
+    out. Where `uses` has a list for a node, the contributions to it are also kept apart. exact: ops
+    whose rules change gradients on purpose use those of their derivative (Op.jvp).
     """
 
     def __init__(
-        self, backend: Backend, record: bool, free: bool, useful: set[Node] | None = None
+        self,
+        backend: Backend,
+        record: bool,
+        free: bool,
+        useful: set[Node] | None = None,
+        exact: bool = False,
     ) -> None:
         self.outside = mode.get()
         self.as_tensors = record or self.outside.run is not execute
@@ -59,6 +65,7 @@ class Sweep:
         self.inside = replace(self.outside, run=run, recording=record)  # where the rules work
         self.free = free
         self.useful = useful
+        self.exact = exact
         self.cotangents: dict[Node, Any] = {}
         self.uses: dict[Node, list[tuple[int, Any]]] = {}
         self._sums: set[Node] = set()  # whose cotangent is an array that nobody else holds
@@ -112,7 +119,10 @@ class Sweep:
             )
         values = (g, *(_on_graph(node) if self.as_tensors else node.saved))
         parents, slots, useful = node.parents, node.slots, self.useful
-        for position, rule, get in node.plan.rules:
+        rules = node.plan.rules
+        if self.exact and op.jvp is not None:
+            rules = tuple((i, op.jvp[op.operand(i)], get) for i, _, get in rules)
+        for position, rule, get in rules:
             if position.__class__ is range:  # one rule answers for all operands of a variadic tail
                 parts: Any = zip(position, rule(*get(values)), strict=True)
             elif useful is None or parents[position] in useful:
@@ -186,6 +196,7 @@ def pull(
     free: bool = False,
     per_use: bool = False,
     stop: bool = False,
+    exact: bool = False,
 ) -> list[Any]:
     """Gradients of inputs (None where unused); with per_use the list of contributions of each.
 
@@ -194,7 +205,7 @@ def pull(
     targets = {x.node for x in inputs if x.node is not None}
     order = reached([y.node for y in ys if y.node is not None], targets, stop)
     useful = set(order) | targets
-    sweep = Sweep((*ys, *inputs)[0].backend, record, free, useful)
+    sweep = Sweep((*ys, *inputs)[0].backend, record, free, useful, exact)
     kept: dict[Node | None, Any] = {}
     if per_use:
         sweep.uses = {node: [] for node in targets}
