@@ -124,13 +124,7 @@ ROWS = [
         "random.bernoulli",
         lambda words, shape, p: mg.random.bernoulli(Key(words), shape, p),
         lambda words, shape, p: uniform(words, shape) < p,
-        [
-            S(ONE, (9,), 0.3),
-            S(BATCH, (4,), U(0, 1, 4)),
-            S(ONE, (5,), 0.0),
-            S(ONE, (5,), 1.0),
-            S(ONE, (0,), 0.5),
-        ],
+        [S(ONE, (9,), 0.3), S(BATCH, (4,), U(0, 1, 4)), S(ONE, (5,), 0.0), S(ONE, (5,), 1.0), S(ONE, (0,), 0.5)],
         errors=(Bad(S(ONE, (3,), R(2)), mg.ShapeError, "do not broadcast"),),
     ),
     row(
