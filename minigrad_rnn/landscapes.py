@@ -16,11 +16,11 @@ LEVEL = 0.7  # what the last unit should be
 class Unit(Module):
     """One recurrent unit without input, x' = w sigmoid(x) + b, for w and b of any one shape.
 
-    A cell of (None, x), which is also its output.
+    A cell of (None, x), which is also its output; in float64, for the sake of the cliff.
     """
 
     def __init__(self, w: Any, b: Any) -> None:
-        self.w, self.b = Parameter(w), Parameter(b)
+        self.w, self.b = (Parameter(mg.Tensor(p, dtype="float64")) for p in (w, b))
 
     def initial_state(self, batch: int) -> mg.Tensor:
         """x(0) = 0."""
