@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+import minigrad_rnn as rnn
 from minigrad import functional as F
 from minigrad import nn, optim
 from minigrad.op import REGISTRY
 from minigrad.op import op as define_op
-from minigrad_rnn import landscapes, unroll
+from minigrad_rnn import landscapes, unroll, vanishing
 from minigrad_rnn.patterns import Readout
 from minigrad_rnn.training import TBPTT, ClippedState
 from tests.oracles import landscapes as cliff_oracle
@@ -355,3 +356,260 @@ def test_the_cliff_steepens_by_a_quarter_of_w_a_step(backend):
         logs.append(np.log(steepness((low + high) / 2, T)))
     slopes = np.polyfit(lengths, np.array(logs), 1)[0]
     np.testing.assert_allclose(slopes, np.log(w / 4), rtol=0.03)
+
+
+# --- D8: the regulariser for vanishing gradients --------------------------------------------------
+
+
+def omega_case(kind, seed, T=5):
+    rng = np.random.default_rng(seed)
+    cell = random_cell(kind, D, H, rng)
+    return cell, rng.normal(size=(T, B, D)), rng.normal(size=(T, B, H))
+
+
+def squared(target):
+    return lambda ys: mg.sum((ys - mg.Tensor(target)) ** 2)
+
+
+@lecture("D8", "exact")
+def test_omega_and_its_exact_gradient_are_those_of_the_equation(backend):
+    cell, x, target = omega_case("rnn", 6)
+
+    def written_out(values):
+        p = {"U": values["Wx"].T, "W": values["Wh"].T, "b": values["b"]}
+        rows = [cliff_oracle.tanh_omega(p, x[:, b], target[:, b], np.zeros(H)) for b in range(B)]
+        return np.mean(rows)
+
+    values = {name: p.numpy().copy() for name, p in cell.state_dict().items()}
+    loss, omega = vanishing.omega(cell, squared(target), mg.Tensor(x))
+    close(omega, written_out(values))
+    ys, _ = unroll(cell, mg.Tensor(x))
+    close(loss, ((ys.numpy() - target) ** 2).sum())
+    found = dict(zip(values, gradients(omega, [getattr(cell, name) for name in values])))
+    for name, value in values.items():
+        expected = np.zeros(value.shape)
+        for place in np.ndindex(value.shape):
+            sides = []
+            for step in (1e-5, -1e-5):
+                moved = value.copy()
+                moved[place] += step
+                sides.append(written_out({**values, name: moved}))
+            expected[place] = (sides[0] - sides[1]) / 2e-5
+        close(found[name], expected, 1e-7)
+
+
+@lecture("D8", "exact")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exact_gradient_of_omega_for_any_cell(backend, kind):
+    """And of the sum with the loss, along a random direction, against differences."""
+    cell, x, target = omega_case(kind, 7)
+    rng = np.random.default_rng(8)
+    start = [p.numpy().copy() for p in cell.parameters()]
+    way = [rng.normal(size=p.shape) for p in cell.parameters()]
+
+    def total(step=0.0):
+        for p, value, v in zip(cell.parameters(), start, way):
+            p.assign(value + step * v)
+        loss, omega = vanishing.omega(cell, squared(target), mg.Tensor(x))
+        return 0.1 * loss + 3.0 * omega
+
+    found = gradients(total(), cell.parameters())
+    slope = (total(1e-5).item() - total(-1e-5).item()) / 2e-5
+    assert sum((g * v).sum() for g, v in zip(found, way)) == pytest.approx(slope, rel=1e-6)
+
+
+class PascanuCell(nn.Module):
+    """h' = tanh(h) W + x U + b: the parametrisation in which the rule was published."""
+
+    def __init__(self, p):
+        self.W, self.U, self.b = (
+            nn.Parameter(mg.Tensor(p[name].T.copy())) for name in ("W", "U", "b")
+        )
+
+    def initial_state(self, batch):
+        return mg.zeros((batch, H), dtype="float64")
+
+    def __call__(self, x, h):
+        h = mg.tanh(h) @ self.W + x @ self.U + self.b
+        return h, h
+
+
+@lecture("D8", "approximate")
+def test_the_approximate_gradient_is_the_published_rule(backend):
+    rng = np.random.default_rng(9)
+    p = {name: rng.normal(size=s) for name, s in {"W": (H, H), "U": (H, D), "b": (H,)}.items()}
+    x, target, h0 = rng.normal(size=(5, D)), rng.normal(size=(5, H)), np.zeros(H)
+    h = [h0]
+    for row in x:
+        h.append(p["W"] @ np.tanh(h[-1]) + p["U"] @ row + p["b"])
+    Js = [p["W"] @ np.diag(1 - np.tanh(h[t]) ** 2) for t in range(1, 5)]  # dh(t+1)/dh(t)
+    gs = [2 * (h[5] - target[4])]
+    for t in (4, 3, 2):
+        gs.insert(0, 2 * (h[t] - target[t - 1]) + gs[0] @ Js[t - 1])
+    cell = PascanuCell(p)
+    inputs, loss = mg.Tensor(x[:, None]), squared(target[:, None])
+    _, exact = vanishing.omega(cell, loss, inputs)
+    _, omega = vanishing.omega(cell, loss, inputs, mode="approximate")
+    for value in (exact, omega):
+        close(value, cliff_oracle.omega(gs, Js))
+    [rule] = gradients(omega, cell.W)
+    close(rule, cliff_oracle.published_gradient(p, x, gs, h0).T)
+    assert np.abs(gradients(exact, cell.W)[0] - rule).max() > 1e-3
+
+
+def test_omega_counts_no_step_without_a_gradient_and_needs_the_state(backend):
+    cell, x, target = omega_case("rnn", 10)
+    early = lambda ys: mg.sum((ys[:3] - mg.Tensor(target[:3])) ** 2)  # noqa: E731
+    _, omega = vanishing.omega(cell, early, mg.Tensor(x))
+    _, short = vanishing.omega(cell, squared(target[:3]), mg.Tensor(x[:3]))
+    close(omega, short.item())
+    assert all(np.isfinite(g).all() for g in gradients(omega, cell.parameters()))
+    with pytest.raises(ValueError, match="the output of Readout is no part of its state"):
+        vanishing.omega(Readout(cell, mg.tanh), early, mg.Tensor(x))
+    with pytest.raises(ValueError, match="mode='quick': give one of 'exact', 'approximate'"):
+        vanishing.omega(cell, early, mg.Tensor(x), mode="quick")
+    with pytest.raises(mg.ShapeError, match="at least two time steps"):
+        vanishing.omega(cell, squared(target[:1]), mg.Tensor(x[:1]))
+
+
+# --- D10: vanishing and exploding gradients -------------------------------------------------------
+
+
+def linear_cell(W):
+    cell = rnn.RNNCell(1, len(W), activation=lambda a: a, dtype="float64")
+    cell.Wh.assign(W)
+    return cell
+
+
+def rotation(n, seed):
+    return np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))[0]
+
+
+def lstm_with_open_gate():
+    cell = rnn.LSTMCell(1, 2, dtype="float64")
+    for p in (cell.Wx, cell.Wh):
+        p.assign(np.zeros(p.shape))
+    cell.b.assign([0, 0, 5, 5, 0, 0, 0, 0])  # i, f, g, o
+    return cell
+
+
+@lecture("D10", "linear")
+@pytest.mark.parametrize("radius", [0.9, 1.0, 1.1])
+def test_a_linear_rnn_scales_gradients_by_powers_of_its_eigenvalues(backend, radius):
+    lag, Q = 30, rotation(4, 11)
+    values = radius * np.array([1, -0.8, 0.5, -0.1])
+    powers = [Q @ np.diag(values**k) @ Q.T for k in range(lag, -1, -1)]
+    jacobians = vanishing.state_jacobians(
+        linear_cell(Q @ np.diag(values) @ Q.T), mg.ones((lag, 2, 1), dtype="float64")
+    )
+    for b in range(2):
+        np.testing.assert_allclose(jacobians.numpy()[:, b], powers, rtol=1e-10, atol=1e-12)
+    norms = vanishing.jacobian_norms(linear_cell(radius * Q), mg.ones((lag, 2, 1), dtype="float64"))
+    np.testing.assert_allclose(
+        norms, np.repeat(radius ** np.arange(lag, -1.0, -1), 2).reshape(-1, 2), rtol=1e-10
+    )
+
+
+@lecture("D10", "LSTM path")
+def test_the_path_of_the_lstms_cell_in_closed_form(backend):
+    jacobians = vanishing.state_jacobians(
+        lstm_with_open_gate(), mg.zeros((100, 1, 1), dtype="float64")
+    )
+    close(jacobians[0, 0, 2:, 2:], np.eye(2) * (1 + np.exp(-5)) ** -100.0, 1e-9)
+    assert jacobians[0, 0, 2, 2].item() == pytest.approx(0.511, abs=5e-4)
+
+
+@lecture("D10", "tanh path")
+def test_the_path_of_a_tanh_rnn_vanishes(backend):
+    Q = rotation(4, 12)
+    cell = rnn.RNNCell(1, 4, dtype="float64")
+    cell.Wh.assign(Q @ np.diag([0.9, -0.9, 0.4, 0.1]) @ Q.T)
+    xs = mg.Tensor(np.random.default_rng(13).normal(size=(100, 2, 1)))
+    assert (vanishing.jacobian_norms(cell, xs)[0] <= 2.7e-5).all()
+
+
+@lecture("D10", "plots")
+def test_the_curves_of_vanishing_and_exploding_gradients(backend, tmp_path):
+    xs = mg.zeros((20, 1, 1), dtype="float64")
+    cells = {f"radius {r}": linear_cell(r * rotation(4, 14)) for r in (0.9, 1.0, 1.1)}
+    cells["LSTM"] = lstm_with_open_gate()
+    curves = {name: vanishing.jacobian_norms(cell, xs)[:, 0] for name, cell in cells.items()}
+    figure = landscapes.draw_norms(curves, tmp_path / "norms.svg")
+    [axes] = figure.axes
+    assert [line.get_label() for line in axes.lines] == list(cells)
+    for line, rate in zip(axes.lines, (0.9, 1.0, 1.1, 1 / (1 + np.exp(-5)))):
+        lags, norms = line.get_data()
+        assert norms[lags == 0] == pytest.approx(1)
+        assert np.log(norms[0] / norms[1]) == pytest.approx(np.log(rate), rel=1e-2, abs=1e-9)
+    assert axes.get_yscale() == "log"
+    assert "<svg" in (tmp_path / "norms.svg").read_text()
+
+
+# --- D11: function composition --------------------------------------------------------------------
+
+
+def composition(seed, points=8001, g=3.0, n=100):
+    """x, and W, direction and projection of Fig 10.15."""
+    rng = np.random.default_rng(seed)
+    direction = rng.normal(size=n)
+    return (
+        np.linspace(-20, 20, points),
+        g * rng.normal(size=(n, n)) / np.sqrt(n),
+        direction / np.linalg.norm(direction),
+        rng.normal(size=n),
+    )
+
+
+def folds(seeds):
+    """Per seed and k = 0, ..., 5: the number of extrema, and the share of flat points."""
+    turns, flat = [], []
+    for seed in seeds:
+        with mg.no_grad():
+            x, *rest = composition(seed)
+            ys = landscapes.composed(*map(mg.Tensor, (x, *rest)), 5).numpy()
+        turns.append([landscapes.extrema(y) for y in ys])
+        flat.append([landscapes.flat_share(np.gradient(y, x)) for y in ys])
+    return np.mean(turns, axis=0), np.mean(flat, axis=0)
+
+
+@lecture("D11", "extrema")
+@lecture("D11", "flat")
+@pytest.mark.slow
+def test_composition_folds_the_curve(backend):
+    turns, flat = folds(range(30))
+    assert (np.diff(turns) > 0).all()
+    assert (flat[3:] >= 0.9).all()
+
+
+def test_composition_folds_the_curve_quickly(backend):
+    turns, flat = folds(range(3))
+    assert turns[0] < turns[2] < turns[5]
+    assert (flat[3:] >= 0.9).all()
+
+
+@lecture("D11", "derivative")
+def test_the_derivative_of_the_composition(backend):
+    """By autograd against differences of a transcription, at g = 1, 2, 3, 5."""
+    for g in (1.0, 2.0, 3.0, 5.0):
+        x, W, direction, projection = composition(15, points=21, g=g, n=20)
+
+        def curve(x, k, W=W, direction=direction, projection=projection):
+            h = np.outer(x, direction)
+            for _ in range(k + 1):
+                h = np.tanh(h @ W)
+            return h @ projection
+
+        point = leaf(x)
+        ys = landscapes.composed(point, *map(mg.Tensor, (W, direction, projection)), 3)
+        for k in range(4):
+            close(ys[k], curve(x, k))
+            point.grad = None
+            mg.sum(ys[k]).backward(retain_graph=True)
+            step = 1e-6
+            close(point.grad, (curve(x + step, k) - curve(x - step, k)) / (2 * step), 1e-6)
+
+
+def test_turns_and_flat_points_are_counted():
+    assert landscapes.extrema(np.array([0, 1, 1, 0, 2, 3, 1.0])) == 3
+    assert landscapes.extrema(np.arange(5.0)) == 0
+    assert landscapes.flat_share(np.array([10, -0.5, 0.9, 1.1])) == 0.5
