@@ -19,12 +19,11 @@ from minigrad_rnn.patterns import (
     each_frame,
     itself,
     likeliest,
-    sampled,
     state_size,
     state_vector,
 )
 from tests.oracles import feedback as oracle
-from tests.oracles import lstm as lstm_oracle
+from tests.oracles import onnx_lstm
 from tests.oracles.batch import over_batch
 from tests.recurrent import (
     KINDS,
@@ -33,7 +32,6 @@ from tests.recurrent import (
     leaf,
     oracle_parameters,
     random_cell,
-    random_state,
     randomise,
     same_bits,
     torch_layers,
@@ -51,7 +49,7 @@ def inner(kind, size, rng):
 
 
 def fed_back(kind, rng, feed=itself):
-    """A cell with recurrence through its output, random inputs, labels, and these as they are fed."""
+    """A cell with recurrence through its output, inputs, labels, and these as they are fed."""
     cell = OutputFeedback(
         inner(kind, D + V, rng), randomise(nn.Linear(H, V, dtype="float64"), rng), feed
     )
@@ -130,7 +128,7 @@ def test_features_of_frames_come_from_one_network(backend):
 def test_output_recurrence_is_its_equations(backend):
     """h(t) = tanh(b + W o(t-1) + U x(t)), o(t) = c + V h(t), free running and forced."""
     rng = np.random.default_rng(3)
-    cell, xs, labels, ys = fed_back("memoryless", rng)
+    cell, xs, _, ys = fed_back("memoryless", rng)
     W = cell.cell.Wx.numpy()
     p = {"U": W[:D].T, "W": W[D:].T, "b": cell.cell.b.numpy()}
     p |= {"V": cell.readout.W.numpy().T, "c": cell.readout.b.numpy()}
@@ -295,7 +293,9 @@ def test_the_three_ways_of_conditioning_pass_gradcheck(backend, kind, condition)
             vars(owner[id(p)][0])[owner[id(p)][1]] = value
         return net.log_probability(labels, x)
 
-    holders = [(net, "R")] + ([(net.bridge.linear, "W"), (net.bridge.linear, "b")] if net.bridge else [])
+    holders = [(net, "R")] + (
+        [(net.bridge.linear, "W"), (net.bridge.linear, "b")] if net.bridge else []
+    )
     owner = {id(vars(o)[name]): (o, name) for o, name in holders}
     assert mg.gradcheck(score, x, *[p.detach() for p in way])
 
@@ -338,7 +338,9 @@ def hidden_bit(feedback, steps):
     mg.random.seed(2)
     if feedback:
         ys = mg.Tensor(2 * np.eye(2)[labels] - 1)
-        cell = OutputFeedback(rnn.RNNCell(3, 12, dtype="float64"), nn.Linear(12, 2, dtype="float64"))
+        cell = OutputFeedback(
+            rnn.RNNCell(3, 12, dtype="float64"), nn.Linear(12, 2, dtype="float64")
+        )
         run = lambda: forcing.run(cell, xs, ys)[0]  # noqa: E731
         parameters = cell.parameters()
     else:
@@ -359,3 +361,319 @@ def test_without_feedback_outputs_are_conditionally_independent(backend):
 def test_with_feedback_the_first_output_tells_the_others(backend):
     loss = hidden_bit(True, 250)
     assert np.log(2) - 1e-12 <= loss <= 1.02 * np.log(2)
+
+
+# --- B11: bidirectional ---------------------------------------------------------------------------
+
+LENGTHS = [5, 2, 4]
+
+
+class PeepholeCell(rnn.LSTMCell):
+    """A user's peephole LSTM: i and f see c, o sees c'; p (3, H) in order i, f, o."""
+
+    def __init__(self, D, H, dtype=None):
+        super().__init__(D, H, dtype=dtype)
+        self.p = nn.Parameter(mg.zeros((3, H), dtype))
+
+    def __call__(self, x, state):
+        h, c = state
+        p_i, p_f, p_o = self.p
+        i, f, g, o = mg.split(self.preactivations(x, h), 4, axis=-1)
+        c = mg.sigmoid(f + p_f * c) * c + mg.sigmoid(i + p_i * c) * mg.tanh(g)
+        h = mg.sigmoid(o + p_o * c) * mg.tanh(c)
+        return h, (h, c)
+
+
+def two_ways(kind, rng, merge="concat", size=D):
+    make = PeepholeCell if kind == "peephole" else KINDS[kind].make
+    pair = [randomise(make(size, H, dtype="float64"), rng) for _ in range(2)]
+    return rnn.Bidirectional(*pair, merge=merge)
+
+
+@lecture("B11", "both sides")
+@pytest.mark.parametrize("kind", [*KINDS, "peephole"])
+def test_outputs_see_both_sides(backend, kind):
+    rng = np.random.default_rng(11)
+    layer, x = two_ways(kind, rng), leaf(rng.normal(size=(T, B, D)))
+    for t in range(T):
+        ys, _ = layer(x)
+        [dx] = gradients(mg.sum(ys[t, 0]), x)
+        assert (dx[:, 0] != 0).all()
+        assert not dx[:, 1:].any()
+        forward, behind = (
+            gradients(mg.sum(layer(x)[0][t, 0, :H]), x),
+            gradients(mg.sum(layer(x)[0][t, 0, H:]), x),
+        )
+        assert not forward[0][t + 1 :].any()
+        assert not behind[0][:t].any()
+
+
+@lecture("B11", "ragged")
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None])
+@pytest.mark.parametrize("kind", [*KINDS, "peephole"])
+def test_a_ragged_bidirectional_batch_is_runs_of_its_samples(backend, kind, merge):
+    """Two layers; outputs, last states and all gradients; what stands in the padding is nothing."""
+    rng = np.random.default_rng(12)
+    width = 2 * H if merge == "concat" else H
+    layers = [two_ways(kind, rng, merge)]
+    if merge is not None:
+        layers.append(two_ways(kind, rng, merge, width))
+    net = rnn.Layers(layers)
+    x = rng.normal(size=(T, B, D))
+    join = lambda ys: mg.concatenate(ys, axis=-1) if merge is None else ys  # noqa: E731
+    weight = mg.Tensor(rng.normal(size=(T, B, 2 * H if merge is None else width)))
+
+    def run(x, weight, lengths=None):
+        ys, state = net(x, lengths=lengths)
+        parts = mg.tree.flatten(state)[0]
+        return join(ys), parts, mg.sum(join(ys) * weight) + sum(mg.sum(s**2) for s in parts)
+
+    whole = leaf(np.where((np.arange(T)[:, None] < LENGTHS)[..., None], x, np.nan))
+    ys, states, loss = run(whole, weight, LENGTHS)
+    *found, dx = gradients(loss, net.parameters(), whole)
+    total = [np.zeros(p.shape) for p in net.parameters()]
+    for b, n in enumerate(LENGTHS):
+        alone = leaf(x[:n, b : b + 1])
+        own, parts, loss = run(alone, weight[:n, b : b + 1])
+        close(ys.numpy()[:n, b : b + 1], own.numpy())
+        assert not ys.numpy()[n:, b].any()
+        for s, part in zip(states, parts, strict=True):
+            close(s.numpy()[b : b + 1], part.numpy())
+        *grads, dx_own = gradients(loss, net.parameters(), alone)
+        total = [t + g for t, g in zip(total, grads, strict=True)]
+        close(dx[:n, b : b + 1], dx_own)
+        assert not dx[n:, b].any()
+    for ours, expected in zip(found, total, strict=True):
+        close(ours, expected)
+
+
+def transcribed_layers(kind, cells, x):
+    """Stacked bidirectional layers as torch has them, by the oracle: y and last states."""
+    states = []
+    for pair in cells:
+        outputs = []
+        for cell, turn in zip(pair, (1, -1), strict=True):
+            zeros = [np.zeros((x.shape[1], H))] * len(KINDS[kind].parts)
+            trace = over_batch(
+                KINDS[kind].forward, oracle_parameters(kind, cell), [x[::turn]], zeros
+            )
+            outputs.append(trace["h"][::turn])
+            states.append([trace[part][-1] for part in KINDS[kind].parts])
+        x = np.concatenate(outputs, axis=-1)
+    return x, states
+
+
+@lecture("B11", "torch")
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_stacked_bidirectional_layers_transcribed(backend, kind):
+    rng = np.random.default_rng(13)
+    layers = [two_ways(kind, rng), two_ways(kind, rng, size=2 * H)]
+    x = rng.normal(size=(T, B, D))
+    ys, state = rnn.Layers(layers)(mg.Tensor(x))
+    cells = [(layer.forward, layer.backward) for layer in layers]
+    expected, states = transcribed_layers(kind, cells, x)
+    close(ys, expected)
+    found = [mg.tree.flatten(one)[0] for pair in state for one in pair]
+    for ours, parts in zip(found, states, strict=True):
+        for s, part in zip(ours, parts, strict=True):
+            close(s, part)
+
+
+@lecture("B11", "torch")
+@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
+def test_stacked_bidirectional_layers_of_torch(backend, kind):
+    torch = pytest.importorskip("torch")
+    net, cells = torch_layers(torch, kind, D, H, 2, True, seed=3)
+    x = np.random.default_rng(14).normal(size=(T, B, D))
+    ys, _ = rnn.Layers([rnn.Bidirectional(*pair) for pair in cells])(mg.Tensor(x))
+    close(ys, net(torch.tensor(x))[0].detach().numpy())
+
+
+def onnx_weights(layer):
+    """W, R, bias and P of a bidirectional peephole LSTM in ONNX's order i, o, f, c."""
+    found = []
+    for cell in (layer.forward, layer.backward):
+        i, f, g, o = (slice(n * H, (n + 1) * H) for n in range(4))
+        order = np.r_[i, o, f, g]
+        bias = np.concatenate([cell.b.numpy()[order], np.zeros(4 * H)])
+        p_i, p_f, p_o = cell.p.numpy()
+        found.append(
+            (cell.Wx.numpy().T[order], cell.Wh.numpy().T[order], bias, np.r_[p_i, p_o, p_f])
+        )
+    return [np.stack(parts) for parts in zip(*found, strict=True)]
+
+
+def compare_with_onnx(layer, x, lengths, Y, Y_h, Y_c, tolerance):
+    ys, (ahead, behind) = layer(mg.Tensor(x), lengths=lengths)
+    close(ys, np.concatenate([Y[:, 0], Y[:, 1]], axis=-1), tolerance)
+    for d, (h, c) in enumerate((ahead, behind)):
+        close(h, Y_h[d], tolerance)
+        close(c, Y_c[d], tolerance)
+
+
+@lecture("B11", "peephole")
+@pytest.mark.parametrize("lengths", [[T] * B, LENGTHS, [0, 1, T]])
+def test_the_bidirectional_peephole_lstm_by_onnxs_specification(backend, lengths):
+    rng = np.random.default_rng(15)
+    layer, x = two_ways("peephole", rng), rng.normal(size=(T, B, D))
+    expected = onnx_lstm.lstm(x, *onnx_weights(layer), np.array(lengths))
+    compare_with_onnx(layer, x, lengths, *expected, 1e-12)
+
+
+@lecture("B11", "peephole")
+def test_the_bidirectional_peephole_lstm_of_onnxruntime(backend):
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from onnx import helper
+
+    rng = np.random.default_rng(16)
+    layer, x = two_ways("peephole", rng), rng.normal(size=(T, B, D))
+    W, R, bias, P = onnx_weights(layer)
+    inputs = {"X": x, "W": W, "R": R, "bias": bias, "lens": np.array(LENGTHS), "P": P}
+    kinds = dict.fromkeys(inputs, onnx.TensorProto.FLOAT) | {"lens": onnx.TensorProto.INT32}
+    values = {
+        name: value.astype("int32" if name == "lens" else "float32")
+        for name, value in inputs.items()
+    }
+    node = helper.make_node(
+        "LSTM",
+        ["X", "W", "R", "bias", "lens", "", "", "P"],
+        ["Y", "Y_h", "Y_c"],
+        hidden_size=H,
+        direction="bidirectional",
+    )
+    graph = helper.make_graph(
+        [node],
+        "lstm",
+        [helper.make_tensor_value_info(n, kinds[n], values[n].shape) for n in inputs],
+        [
+            helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None)
+            for n in ("Y", "Y_h", "Y_c")
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    session = runtime.InferenceSession(model.SerializeToString())
+    compare_with_onnx(layer, x, LENGTHS, *session.run(None, values), 1e-6)
+
+
+# --- B12 (B5): encoder and decoder ----------------------------------------------------------------
+
+ENCODERS = {
+    "recurrent": lambda rng: rnn.Recurrent(random_cell("lstm", D, 3, rng)),
+    "bidirectional": lambda rng: two_ways("gru", rng),
+    "layers": lambda rng: rnn.Layers([two_ways("lstm", rng), random_cell("gru", 2 * H, 2, rng)]),
+}
+WIDTHS = {"recurrent": 6, "bidirectional": 2 * H, "layers": 4 * H + 2}
+
+
+@lecture("B12", "log-probability")
+@lecture("B5", "as B12")
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_forced_log_probability_is_that_of_the_stepwise_decoder(backend, encoder, kind):
+    """Encoders of other sizes, depths and directions than the decoder, both sides ragged."""
+    rng = np.random.default_rng(17)
+    layer = ENCODERS[encoder](rng)
+    net = EncoderDecoder(
+        layer,
+        randomise(
+            Decoder(V, D, random_cell(kind, D, H, rng), H, WIDTHS[encoder], dtype="float64"), rng
+        ),
+    )
+    xs, ys = rng.normal(size=(T, B, D)), rng.integers(0, V, (4, B))
+    own, targets = [5, 2, 4], [1, 4, 3]
+    found = net.log_probability(mg.Tensor(xs), ys, lengths=own, target_lengths=targets)
+    for b, (n, m) in enumerate(zip(own, targets, strict=True)):
+        c = net.context(mg.Tensor(xs[:n, b : b + 1]))
+        assert c.shape == (1, WIDTHS[encoder])
+        state, y, total = net.decoder.begin(c), net.decoder.start(1), 0.0
+        for t in range(m):
+            o, state = net.decoder(y, state)
+            share = np.exp(o.numpy()[0]) / np.exp(o.numpy()[0]).sum()
+            total += np.log(share[ys[t, b]])
+            y = mg.Tensor(ys[t, b : b + 1])
+        close(found[b], total)
+    noise = np.where((np.arange(T)[:, None] < own)[..., None], xs, np.nan)
+    other = np.where(np.arange(4)[:, None] < targets, ys, (ys + 1) % V)
+    again = net.log_probability(mg.Tensor(noise), other, lengths=own, target_lengths=targets)
+    same_bits(found, again)
+
+
+def test_bridges_between_states_of_any_shape(backend):
+    """LSTM forwards and a GRU backwards, to a stack of an RNN and an LSTM of other sizes."""
+    rng = np.random.default_rng(18)
+    pair = rnn.Bidirectional(random_cell("lstm", D, 3, rng), random_cell("gru", D, 5, rng))
+    stack = rnn.Stack([random_cell("rnn", D, 2, rng), random_cell("lstm", 2, 4, rng)])
+    _, state = pair(mg.Tensor(rng.normal(size=(T, B, D))))
+    (h, c), g = state
+    vector = state_vector(state)
+    close(vector, np.concatenate([h.numpy(), c.numpy(), g.numpy()], axis=-1))
+    assert state_size(stack) == 10
+    bridge = randomise(Bridge(11, stack, dtype="float64"), rng)
+    h1, (h2, c2) = bridge(vector)
+    expected = np.tanh(vector.numpy() @ bridge.linear.W.numpy() + bridge.linear.b.numpy())
+    for part, columns in ((h1, slice(0, 2)), (h2, slice(2, 6)), (c2, slice(6, 10))):
+        close(part, expected[:, columns])
+    ys, _ = unroll(stack, mg.Tensor(rng.normal(size=(T, B, D))), bridge(vector))
+    assert ys.shape == (T, B, 4)
+    assert (np.abs(gradients(mg.sum(ys**2), pair.parameters())[0]) > 0).all()
+
+
+def fraction_exact(net, xs, ys, **more):
+    return (net.greedy(xs, len(ys), **more).numpy() == ys).all(axis=0).mean()
+
+
+@lecture("B12", "quick")
+@lecture("B5", "as B12")
+def test_reversal_is_learned_on_strings_never_seen(backend):
+    """Strings of 3 of 4 symbols: 48 of 64 are for training; chance is 1 in 64."""
+    strings = np.array(list(itertools.product(range(4), repeat=3))).T
+    order = np.random.default_rng(19).permutation(64)
+    seen, unseen = strings[:, order[:48]], strings[:, order[48:]]
+    mg.random.seed(3)
+    net = EncoderDecoder(
+        rnn.Recurrent(rnn.GRUCell(8, 24, dtype="float64")),
+        Decoder(4, 8, rnn.GRUCell(8, 24, dtype="float64"), 24, 24, dtype="float64"),
+        embed=nn.Embedding(4, 8, dtype="float64"),
+    )
+    loss = lambda: -mg.mean(net.log_probability(mg.Tensor(seen), seen[::-1].copy()))  # noqa: E731
+    assert train(net.parameters(), loss, 100, 0.02) < 0.3
+    assert fraction_exact(net, mg.Tensor(unseen), unseen[::-1]) > 0.5
+
+
+@lecture("B12", "quick")
+def test_dates_are_normalised(backend):
+    """Day and month (a word), in either order and without a leading zero, to MM-DD."""
+    day_first, month_first = [], []
+    for month, day in itertools.product(range(12), range(1, 29)):
+        digits = [int(d) for d in str(day)]
+        day_first.append([*digits, 10 + month])
+        month_first.append([10 + month, *digits])
+    written = day_first + month_first
+    lengths = np.array([len(w) for w in written])
+    xs = np.array([w + [22] * (3 - len(w)) for w in written]).T
+    dates = list(itertools.product(range(1, 13), range(1, 29))) * 2
+    ys = np.array([[m // 10, m % 10, d // 10, d % 10] for m, d in dates]).T
+    order = np.random.default_rng(20).permutation(len(dates))
+    seen, unseen = order[:600], order[600:]
+    mg.random.seed(4)
+    net = EncoderDecoder(
+        rnn.Recurrent(rnn.GRUCell(16, 32, dtype="float64")),
+        Decoder(10, 16, rnn.GRUCell(16, 32, dtype="float64"), 32, 32, dtype="float64"),
+        embed=nn.Embedding(23, 16, dtype="float64"),
+    )
+    score = lambda: fraction_exact(  # noqa: E731
+        net, mg.Tensor(xs[:, unseen]), ys[:, unseen], lengths=lengths[unseen]
+    )
+    before = score()
+    train(
+        net.parameters(),
+        lambda: (
+            -mg.mean(
+                net.log_probability(mg.Tensor(xs[:, seen]), ys[:, seen], lengths=lengths[seen])
+            )
+        ),
+        60,
+        0.02,
+    )
+    assert before < 0.05
+    assert score() > 0.4
