@@ -74,6 +74,8 @@ class Piece(NamedTuple):
 
 
 def _joined(a: Any, b: Any) -> Any:
+    if a is None:
+        return None
     return mg.concatenate([a, b]) if isinstance(a, mg.Tensor) else np.concatenate([a, b])
 
 
@@ -107,17 +109,19 @@ class _OneEntry:
     Where a sequence is cut, that sum is what crosses the cut: all schedules add in one order.
     """
 
-    def __init__(self, cell: Any) -> None:
-        self.cell = cell
+    def __init__(self, cell: Any, silent: bool = False) -> None:
+        self.cell, self.silent = cell, silent  # silent: no outputs, which a long run would collect
         if hasattr(cell, "initial_state"):
             self.initial_state = cell.initial_state
 
     def __call__(self, x: Any, state: Any) -> tuple[Any, Any]:
-        return self.cell(x, tree.map(lambda s: mg.reshape(s, s.shape), state))  # type: ignore[no-any-return]
+        y, state = self.cell(x, tree.map(lambda s: mg.reshape(s, s.shape), state))
+        return () if self.silent else y, state
 
 
-def _run(cell: Any, piece: Piece, state: Any) -> tuple[Any, Any]:
-    return unroll(_OneEntry(cell), piece.xs, state, mask=piece.mask, resets=piece.resets)
+def _run(cell: Any, piece: Piece, state: Any, silent: bool = False) -> tuple[Any, Any]:
+    entered = _OneEntry(cell, silent)
+    return unroll(entered, piece.xs, state, mask=piece.mask, resets=piece.resets)
 
 
 def _detached(state: Any) -> Any:
@@ -373,7 +377,7 @@ class Checkpoint(Schedule):
             kept.append((state, mg.random.generator.detach()))
             if end < piece.steps:
                 with mg.no_grad():
-                    _, state = _run(cell, piece.part(start, end), state)
+                    _, state = _run(cell, piece.part(start, end), state, silent=True)
         last = None
         for start, end in zip(reversed(starts), reversed(ends)):
             state, draws = kept.pop()

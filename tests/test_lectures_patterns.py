@@ -409,8 +409,10 @@ def test_outputs_see_both_sides(backend, kind):
 
 
 @lecture("B11", "ragged")
-@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave", None])
-@pytest.mark.parametrize("kind", [*KINDS, "peephole"])
+@pytest.mark.parametrize(
+    ("kind", "merge"),
+    zip([*KINDS, "peephole"], ["ave", "concat", "sum", "mul", None], strict=True),
+)
 def test_a_ragged_bidirectional_batch_is_runs_of_its_samples(backend, kind, merge):
     """Two layers; outputs, last states and all gradients; what stands in the padding is nothing."""
     rng = np.random.default_rng(12)
@@ -644,22 +646,22 @@ def test_reversal_is_learned_on_strings_never_seen(backend):
 def test_dates_are_normalised(backend):
     """Day and month (a word), in either order and without a leading zero, to MM-DD."""
     day_first, month_first = [], []
-    for month, day in itertools.product(range(12), range(1, 29)):
+    for month, day in itertools.product(range(12), range(1, 21)):
         digits = [int(d) for d in str(day)]
         day_first.append([*digits, 10 + month])
         month_first.append([10 + month, *digits])
     written = day_first + month_first
     lengths = np.array([len(w) for w in written])
     xs = np.array([w + [22] * (3 - len(w)) for w in written]).T
-    dates = list(itertools.product(range(1, 13), range(1, 29))) * 2
+    dates = list(itertools.product(range(1, 13), range(1, 21))) * 2
     ys = np.array([[m // 10, m % 10, d // 10, d % 10] for m, d in dates]).T
     order = np.random.default_rng(20).permutation(len(dates))
-    seen, unseen = order[:600], order[600:]
+    seen, unseen = order[:400], order[400:]
     mg.random.seed(4)
     net = EncoderDecoder(
-        rnn.Recurrent(rnn.GRUCell(16, 32, dtype="float64")),
-        Decoder(10, 16, rnn.GRUCell(16, 32, dtype="float64"), 32, 32, dtype="float64"),
-        embed=nn.Embedding(23, 16, dtype="float64"),
+        rnn.Recurrent(rnn.GRUCell(12, 24, dtype="float64")),
+        Decoder(10, 12, rnn.GRUCell(12, 24, dtype="float64"), 24, 24, dtype="float64"),
+        embed=nn.Embedding(23, 12, dtype="float64"),
     )
     score = lambda: fraction_exact(  # noqa: E731
         net, mg.Tensor(xs[:, unseen]), ys[:, unseen], lengths=lengths[unseen]
@@ -672,8 +674,8 @@ def test_dates_are_normalised(backend):
                 net.log_probability(mg.Tensor(xs[:, seen]), ys[:, seen], lengths=lengths[seen])
             )
         ),
-        60,
-        0.02,
+        50,
+        0.03,
     )
     assert before < 0.05
     assert score() > 0.4

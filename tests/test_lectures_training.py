@@ -340,7 +340,7 @@ def test_the_landscape_is_one_batch(backend, tmp_path):
 @lecture("D7", "law")
 def test_the_cliff_steepens_by_a_quarter_of_w_a_step(backend):
     """The maximum over b of |dE/db|, by golden section on the lower side of b = -w/2."""
-    w, lengths = np.array([5.0, 6.0, 8.0]), [10, 20, 30, 40, 50]
+    w, lengths = np.array([5.0, 6.0, 8.0]), [10, 30, 50]
 
     def steepness(offset, T):
         unit = landscapes.Unit(w, -w / 2 - offset)
@@ -349,7 +349,7 @@ def test_the_cliff_steepens_by_a_quarter_of_w_a_step(backend):
     logs = []
     for T in lengths:
         low, high = np.zeros(3), 20 * (w / 4) ** -float(T)
-        for _ in range(25):
+        for _ in range(16):
             a, b = high - 0.618 * (high - low), low + 0.618 * (high - low)
             left = steepness(a, T) > steepness(b, T)
             low, high = np.where(left, low, a), np.where(left, b, high)
