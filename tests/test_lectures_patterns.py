@@ -411,7 +411,7 @@ def test_outputs_see_both_sides(backend, kind):
 @lecture("B11", "ragged")
 @pytest.mark.parametrize(
     ("kind", "merge"),
-    zip([*KINDS, "peephole"], ["ave", "concat", "sum", "mul", None], strict=True),
+    [*zip([*KINDS, "peephole"], ["ave", "concat", "sum", "mul", None], strict=True)],
 )
 def test_a_ragged_bidirectional_batch_is_runs_of_its_samples(backend, kind, merge):
     """Two layers; outputs, last states and all gradients; what stands in the padding is nothing."""
