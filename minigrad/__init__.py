@@ -24,7 +24,7 @@ from minigrad.introspection import show_backends
 from minigrad.io import load, save
 from minigrad.ops import random
 from minigrad.ops.create import (
-    arange, eye, from_dlpack, full, full_like, linspace, ones, ones_like, zeros, zeros_like,
+    arange, eye, full, full_like, linspace, ones, ones_like, zeros, zeros_like,
 )
 from minigrad.ops.elementwise import (
     absolute, add, arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh, astype, ceil, clip,
@@ -45,7 +45,7 @@ from minigrad.ops.shape import (
     squeeze, stack, swapaxes, transpose, tril, triu, unstack,
 )
 from minigrad.recompute import checkpoint
-from minigrad.tensor import Tensor, default_dtype, set_default_dtype
+from minigrad.tensor import Tensor, default_dtype, from_dlpack, set_default_dtype
 
 __version__ = "0.1.0"
 __all__ = [
@@ -73,10 +73,29 @@ __all__ = [
 # fmt: on
 
 
+_ELSEWHERE = {  # what other libraries call it
+    "abs": "absolute", "array": "Tensor", "asarray": "Tensor", "cat": "concatenate",
+    "concat": "concatenate", "dot": "matmul", "float32": "set_default_dtype",
+    "permute": "transpose", "pow": "power", "true_divide": "divide", "unsqueeze": "expand_dims",
+}  # fmt: skip
+
+
 def __getattr__(name: str) -> Any:
-    """`draw`: pictures are loaded at first use."""
+    """`draw`: pictures are loaded at first use; of any other name, the nearest that there is."""
     if name == "draw":
         from minigrad.pictures import draw
 
         return draw
+    if not name.startswith("_"):
+        import difflib
+
+        near = [_ELSEWHERE[name]] if name in _ELSEWHERE else []
+        near += [f"functional.{name}"] if hasattr(functional, name) else []
+        near += difflib.get_close_matches(name, __all__, 1)
+        if near:
+            raise AttributeError(f"minigrad has no {name!r}; did you mean minigrad.{near[0]}?")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

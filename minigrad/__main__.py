@@ -19,10 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     version = sys.modules["minigrad"].__version__
     parser.add_argument("--version", action="version", version=f"minigrad {version}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("backends", help="test every known backend and show the versions in use")
-    parser.parse_args(arguments)
-    show_backends()
+    if parser.parse_args(arguments).command is None:
+        parser.print_help()
+    else:
+        show_backends()
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator
-from contextvars import Token
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,19 +25,23 @@ from minigrad.tensor import Node, Tensor, leaf, make
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
+# The modes around the scopes entered: in the context, so that threads and tasks may share a scope.
+_around: ContextVar[tuple[Mode, ...]] = ContextVar("minigrad_around", default=())
+
+
 class no_grad(ContextDecorator):
     """`with no_grad():` or `@no_grad()`: ops inside are not recorded. Refuses generators."""
 
     recording = False
 
-    def __init__(self) -> None:
-        self._tokens: list[Token[Mode]] = []
-
     def __enter__(self) -> None:
-        self._tokens.append(mode.set(replace(mode.get(), recording=self.recording)))
+        _around.set((*_around.get(), mode.get()))
+        mode.set(replace(mode.get(), recording=self.recording))
 
     def __exit__(self, *error: object) -> None:
-        mode.reset(self._tokens.pop())
+        *around, before = _around.get()
+        _around.set(tuple(around))
+        mode.set(before)
 
     def __call__(self, function: Call) -> Call:
         return within(type(self), function, type(self).__name__)
@@ -60,30 +65,49 @@ class Step(NamedTuple):
     outgoing: tuple[tuple[Node, Any], ...]
 
 
-_active: set[Node] = set()
+_active: dict[Node, Sequence[Node]] = {}  # root -> all nodes of a traversal that is on its way
 _active_lock = threading.Lock()
+_grad_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """The threads that may have held the locks, and their traversals, are not in the child."""
+    global _active_lock, _grad_lock
+    _active_lock, _grad_lock = threading.Lock(), threading.Lock()
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
-def _claimed(node: Node) -> Iterator[None]:
+def _claimed(root: Node, order: Sequence[Node]) -> Iterator[None]:
+    """The block in which no other traversal may use what this one frees."""
     with _active_lock:
-        if node in _active:
+        if root in _active or any(_share(order, others) for others in _active.values()):
             raise GradientError("backward: another thread is running backward on this graph")
-        _active.add(node)
+        _active[root] = order
     try:
         yield
     finally:
         with _active_lock:
-            _active.discard(node)
+            _active.pop(root, None)
+
+
+def _share(order: Sequence[Node], others: Sequence[Node]) -> bool:
+    shared = set(order).intersection(others)
+    return any(node.op is not None and node.plan.keeps for node in shared)
 
 
 def backward(y: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
     """Add d y / d leaf, times gradient, to `.grad` of all leaves that y depends on; free the graph.
 
-    Raises GradientError if y has no graph, is no scalar and gets no gradient, or was used before.
+    Raises GradientError if y has no graph, is no scalar and gets no gradient, was used before, or
+    shares recorded values with a graph that another thread is running backward on.
     """
     root, sweep, order = _start(y, gradient, retain_graph)
-    with _claimed(root):
+    with _claimed(root, order):
         with in_mode(sweep.inside):
             for node in order:
                 sweep.step(node)
@@ -102,7 +126,7 @@ def backward_steps(y: Tensor, gradient: Any = None, retain_graph: bool = False) 
             return [tensor_of(root.backend, part) for part in g]
         return tensor_of(root.backend, g)
 
-    with _claimed(root):
+    with _claimed(root, order):
         for node in order:
             sent: list[tuple[Node, Any]] = []
             with in_mode(sweep.inside):  # not across the yield: the caller's own ops run as ever
@@ -122,11 +146,12 @@ def _start(y: Tensor, gradient: Any, retain_graph: bool) -> tuple[Node, Sweep, l
 
 def _deposit(sweep: Sweep, order: Sequence[Node]) -> None:
     """Add what has arrived at the leaves to their `.grad`, all of them or, after an error, none."""
-    for node in order:
-        if node.op is None and node in sweep.cotangents:
-            g = bare(sweep.cotangents.pop(node))
-            g = g if node.grad is None else bare(node.grad) + g
-            node.grad = make(node.backend.asarray(g), node.backend)
+    with _grad_lock:  # threads may share leaves
+        for node in order:
+            if node.op is None and node in sweep.cotangents:
+                g = bare(sweep.cotangents.pop(node))
+                g = g if node.grad is None else bare(node.grad) + g
+                node.grad = make(node.backend.asarray(g), node.backend)
 
 
 def pullback(
@@ -290,11 +315,13 @@ def jvp(f: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]) 
     directions = [seed(x, t, "jvp (tangent)") for x, t in zip(variables, flat, strict=True)]
     outside = _outside(ys, directions, variables)
     dummies = [Tensor(zeros_like(part), requires_grad=True) for part in ys]
-    first = pull(ys, dummies, variables, record=True, exact=True)
+    # Hooks act on gradients, and neither of these two is one.
+    first = pull(ys, dummies, variables, record=True, hooks=False)
     used = [(g, t) for g, t in zip(first, directions, strict=True) if g is not None and g.node]
     tangent: list[Any] = [None] * len(ys)
     if used:
-        tangent = pull([g for g, _ in used], [t for _, t in used], dummies, record=outside)
+        gs, ts = zip(*used, strict=True)
+        tangent = pull(gs, ts, dummies, record=outside, hooks=False)
     return rebuild([part if outside else part.detach() for part in ys]), rebuild(
         _filled(ys, tangent)
     )

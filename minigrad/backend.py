@@ -197,6 +197,12 @@ def _checked(backend: Backend, target: str) -> Backend:
         raise BackendUnavailableError(
             f"{target} speaks version {backend.api} of the backend contract; this minigrad, {API}"
         )
+    try:
+        hash(backend)
+    except TypeError as error:
+        raise BackendUnavailableError(
+            f"{target} is not a backend: {error}, and it must be a key; a dataclass needs eq=False"
+        ) from error
     return backend
 
 

@@ -11,6 +11,7 @@ from minigrad import tree
 from minigrad.autodiff import jvp, no_grad, vjp
 from minigrad.errors import DtypeError, GradientError
 from minigrad.ops import random
+from minigrad.sweep import reached
 from minigrad.tensor import Tensor
 
 ENTRIES = 100  # of a larger argument, this many entries are compared
@@ -24,17 +25,21 @@ def gradcheck(
     rtol: float = 1e-6,
     atol: float = 1e-7,
 ) -> bool:
-    """True if the derivatives of f at xs (nests of tensors) agree with central differences.
+    """True if the derivatives of f at xs agree with central differences; modules give parameters.
+
+    xs are nests of tensors, or modules: f gets a copy of a module with the tensors that are moved.
 
     With a fixed random cotangent v, each entry of v . df/dx is compared with
     (v . f(x + step) - v . f(x - step)) / (2 step), and jvp with a difference along a random
     direction; order=2 does the same for the function x -> v . df/dx. Integer tensors are constants.
-    Raises GradientError that names the argument, the worst entry and both values, and DtypeError
-    for float32, whose rounding would hide a wrong gradient.
+    Raises GradientError that names the argument, the worst entry and both values, or an argument
+    that f does not use, and DtypeError for float32, whose rounding would hide a wrong gradient.
     """
     if order not in (1, 2):
         raise ValueError(f"gradcheck: order is 1 or 2, not {order!r}")
-    leaves, rebuild = tree.flatten(tuple(xs))
+    modules = {i: x for i, x in enumerate(xs) if hasattr(x, "using")}
+    xs = tuple(dict(x.named_parameters()) if i in modules else x for i, x in enumerate(xs))
+    leaves, rebuild = tree.flatten(xs)
     labels = _labels(xs)
     moving = []
     for i, x in enumerate(leaves):
@@ -43,7 +48,8 @@ def gradcheck(
         if isinstance(x, Tensor) and x.dtype == np.dtype("float32"):
             raise DtypeError(
                 f"gradcheck: {labels[i]} is float32, whose rounding hides small errors; pass it "
-                f"as float64, for instance with .astype('float64')"
+                f"as float64, for instance with .astype('float64'), and make modules after "
+                f"minigrad.set_default_dtype('float64')"
             )
         if isinstance(x, Tensor) and x.dtype.kind == "f":
             leaves[i] = x.detach()
@@ -55,11 +61,13 @@ def gradcheck(
         full = list(leaves)
         for i, value in zip(moving, values, strict=True):
             full[i] = value
-        return tree.flatten(f(*rebuild(full)))[0]
+        args = [modules[i].using(x) if i in modules else x for i, x in enumerate(rebuild(full))]
+        return tree.flatten(f(*args))[0]
 
     points = [leaves[i] for i in moving]
     names = [labels[i] for i in moving]
     _compare(of_moving, points, names, "", step, rtol, atol)
+    _refuse_unused(of_moving, points, names)
     if order == 2:
         cotangents = _directions(of_moving(*points), 2)
 
@@ -79,6 +87,20 @@ def _labels(xs: Sequence[Any]) -> list[str]:
             inside = f", tensor {i}" if len(parts) > 1 else ""
             labels.append(f"argument {number}{inside}" + (f" ({name})" if name else ""))
     return labels
+
+
+def _refuse_unused(
+    f: Callable[..., list[Tensor]], xs: Sequence[Tensor], labels: Sequence[str]
+) -> None:
+    """Raise GradientError for an argument that no result depends on: there would be 0 = 0."""
+    own = [Tensor(x, requires_grad=True) for x in xs]
+    nodes = set(reached([y.node for y in f(*own) if y.node is not None]))
+    for x, label in zip(own, labels, strict=True):
+        if x.size and x.node not in nodes:
+            raise GradientError(
+                f"gradcheck: the function does not depend on {label}; use the argument it is "
+                f"given, not a tensor or module from outside"
+            )
 
 
 def _directions(tensors: Sequence[Tensor], salt: int) -> list[Tensor]:

@@ -18,8 +18,7 @@ from minigrad.backend import Backend, at_first_use, users_level
 from minigrad.errors import MinigradError, NonFiniteError
 from minigrad.op import Op, at_choke_points, bare, default_mode, execute, mode
 from minigrad.spec import describe
-from minigrad.sweep import Sweep
-from minigrad.tensor import Node, Tensor
+from minigrad.tensor import Tensor
 
 KINDS = ("nan", "dtype", "dispatch")
 Run = Callable[[Op, Sequence[Any], dict[str, Any]], Any]
@@ -51,6 +50,7 @@ def detect_anomaly() -> Iterator[None]:
 
 def watch(run: Run, kinds: Sequence[str]) -> Run:
     """A `run` that does the same and looks at it."""
+    looked_at = getattr(run, "watches", run)
     checks: list[Callable[..., None]] = []
     checks += [_check_finite] if "nan" in kinds else []
     checks += [_check_promotion] if "dtype" in kinds else []
@@ -65,6 +65,7 @@ def watch(run: Run, kinds: Sequence[str]) -> Run:
                 check(op, operands, outputs)
         return y
 
+    watched.watches = looked_at  # type: ignore[attr-defined]  # it makes the same values
     return watched
 
 
@@ -109,7 +110,7 @@ def _accusation(op: Op, operands: Sequence[Any], y: Tensor, is_nan: bool) -> str
     where = f"{describe(op, arrays)} on backend {y.backend.name!r}"
     guilty = [op.operand(i) for i, t in enumerate(operands) if not _finite(t)]
     came_in = f"; operand {guilty[0]} was not finite before" if guilty else ""
-    node = _node_whose_rule_runs()
+    node = mode.get().at
     if node is None:
         return f"{op.name} returned {what}: {where}{came_in}"
     trace = getattr(node, "trace", None)
@@ -117,14 +118,6 @@ def _accusation(op: Op, operands: Sequence[Any], y: Tensor, is_nan: bool) -> str
         f" Compute {node.op.name} within detect_anomaly() too, to see where it was called."
     )  # fmt: skip
     return f"backward of {node.op.name} returned {what}: {where}{came_in}.{called}"
-
-
-def _node_whose_rule_runs() -> Node | None:
-    """The node at which a traversal is, if one runs: a local variable of its step."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code is not Sweep.step.__code__:
-        frame = frame.f_back
-    return frame and frame.f_locals["node"]
 
 
 def _stack() -> tuple[tuple[str, int, str], ...]:

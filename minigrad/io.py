@@ -44,6 +44,9 @@ def save(
     Raises CheckpointError if a name, a value or the disk does not allow it.
     """
     target = Path(os.path.realpath(path))
+    if not isinstance(tensors, Mapping):
+        hint = "; pass its .state_dict()" * hasattr(tensors, "state_dict")
+        _refuse(target, f"a {type(tensors).__name__} is no dict of tensors by name{hint}")
     arrays = {name: _host_copy(target, name, value) for name, value in _flat(target, tensors)}
     text = _encoded(target, dict(metadata or {}))
     content = _FORMATS[_suffix(target)][0](target, arrays, text)

@@ -5,6 +5,7 @@ Shapes: B batch, D input, H output features, V vocabulary; `...` any leading axe
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
@@ -46,9 +47,10 @@ class Parameter(Tensor):
 class Module:
     """What owns parameters: a subclass sets attributes and defines __call__.
 
-    Parameters, buffers (tensors that are not parameters) and modules are found in attribute order,
-    also inside lists, tuples and dicts; their names are the attribute paths joined by dots. What
-    stands at several paths counts once, under its first. No super().__init__() is needed.
+    Parameters, buffers (other tensors, unless an op on a graph made them) and modules are found in
+    attribute order, also inside lists, tuples and dicts; their names are the attribute paths joined
+    by dots. What stands at several paths counts once, under its first. No super().__init__() is
+    needed.
     """
 
     training: bool = True
@@ -61,15 +63,16 @@ class Module:
         return [module for _, module in self.named_modules()]
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """The parameters by path; one without a name takes its path as `.name`, for pictures."""
-        for path, x in _below(self):
-            if isinstance(x, Parameter):
-                if x.name is None or path.endswith(f".{x.name}"):
-                    x.name = path
-                yield path, x
+        """The parameters by path."""
+        return ((path, x) for path, x in _below(self) if isinstance(x, Parameter))
 
     def parameters(self) -> list[Parameter]:
-        return [parameter for _, parameter in self.named_parameters()]
+        """The parameters; one without a name takes its path, for pictures and optimizers."""
+        found = list(self.named_parameters())
+        for path, parameter in found:
+            if parameter.name is None or path.endswith(f".{parameter.name}"):
+                parameter.name = path
+        return [parameter for _, parameter in found]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and buffers by path, detached: later updates do not change them."""
@@ -84,6 +87,11 @@ class Module:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {path: x for path, x in _below(self) if isinstance(x, Tensor)}
+
+    def using(self: Self, tensors: Mapping[str, Tensor]) -> Self:
+        """A copy of this module with other tensors, by path, in place of its own."""
+        shared = {id(x): tensors.get(path, x) for path, x in self._tensors().items()}
+        return copy.deepcopy(self, shared)  # what is in the memo counts as copied
 
     def train(self: Self, mode: bool = True) -> Self:
         """Switch this module and all below it to training (dropout acts) or out of it."""
@@ -126,7 +134,7 @@ def _below(value: Any, path: str = "", seen: set[int] | None = None) -> Iterator
     """Every module and tensor from value on, depth first, each object once, with its path."""
     seen = set() if seen is None else seen
     if isinstance(value, (Module, Tensor)):
-        if id(value) in seen:
+        if id(value) in seen or (isinstance(value, Tensor) and not value.is_leaf):
             return
         seen.add(id(value))
         yield path, value

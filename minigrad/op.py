@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple, Protocol, cast
@@ -21,7 +21,7 @@ from minigrad import backend as _backend
 from minigrad import tensor as _tensor
 from minigrad.errors import BackendMismatchError, DtypeError, GradientError
 from minigrad.spec import NUMBERS, common_dtype, explain, mismatch, refuse_assignment
-from minigrad.tensor import FREED, Array, Node, Tensor, make
+from minigrad.tensor import Array, Node, Tensor, make
 
 Static = dict[str, Any]
 NOTHING: Static = {}
@@ -32,6 +32,7 @@ class Plan(NamedTuple):
 
     rules: tuple[tuple[Any, Callable[..., Any], Callable[[Any], Any]], ...]  # whose, rule, getter
     sources: tuple[tuple[str, Any], ...]  # where each saved value comes from
+    keeps: bool = True  # whether arrays are among them, which backward gives up once used
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -63,7 +64,8 @@ class Op:
         self.operands = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         self.static = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-        self.weak = self.dtypes in ("promote", "float")
+        # Beside an operand in fixed two numbers may meet each other alone, float64 to a namespace.
+        self.weak = self.dtypes in ("promote", "float", "compare") and not self.fixed
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
@@ -105,7 +107,8 @@ class Op:
                 rules.append((tail, self.rules[name], _getter(wanted)))
                 break
             rules.append((position, self.rules[name], _getter(wanted)))
-        self.plans[needed] = Plan(tuple(rules), tuple(sources[1:]))
+        keeps = any(kind in ("operand", "y") for kind, _ in sources)
+        self.plans[needed] = Plan(tuple(rules), tuple(sources[1:]), keeps)
         return self.plans[needed]
 
     def _source(self, parameter: str, count: int) -> tuple[str, Any]:
@@ -158,8 +161,9 @@ def op(
     forward(xp, *operands, *, statics) is written against an array namespace; every further keyword
     is the rule of the operand of that name: a composition of public ops, linear in the cotangent g,
     that names what it needs: g, y, operands, statics, and x_shape or x_dtype, which keep no array.
-    dtypes: "promote" to the common dtype, "float" (integers too become floating), "strict" (two
-    floating dtypes are an error), "free" (operands as they are); operands in fixed take no part.
+    dtypes: "promote" to the common dtype, "compare" (the same, integers beside floats as float64),
+    "float" (integers too become floating), "strict" (two floating dtypes are an error), "free"
+    (operands as they are); operands in fixed take no part.
     multiple: forward returns several outputs. check(backend, *operands, **static) raises for values
     that shape and dtype cannot tell, such as an index out of range.
     linear=False: rules that change gradients on purpose. jvp then holds, under the same names and
@@ -201,6 +205,7 @@ def op(
 
 def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
     """The eager meaning of `run`: compute on the operands' backend, and record."""
+    # What the operands are, in one pass, for this is run for every op.
     arrays: list[Any] = []
     parents: list[Node | None] = []
     slots: list[int] = []
@@ -214,7 +219,7 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
                 if backend is not None:
                     raise mismatch(op, operands)
                 backend = t.backend
-            array, node = t.data, t.node
+            array, node = t._data, t.node
             if array.dtype is not dtype:
                 mixed = dtype is not None
                 dtype = array.dtype
@@ -236,6 +241,8 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
             return _execute_raw(op, operands, static)
     if backend is None:
         return _execute_raw(op, operands, static)
+
+    # The result.
     if mixed or (weak and not op.weak) or (dtype.kind != "f" and (weak or op.dtypes == "float")):
         arrays = _promote(op, arrays, backend)
     if op.check is not None:
@@ -250,6 +257,8 @@ def execute(op: Op, operands: Sequence[Any], static: Static) -> Any:
         if y.__class__ is not backend.xp.ndarray:
             y = backend.asarray(y)
         shape, dtype = y.shape, y.dtype
+
+    # The record, if a gradient may be asked for.
     node = None
     if recorded and op.rules and dtype.kind == "f" and mode.get().recording:
         plan = op.plans.get(needed) or op.plan(needed)
@@ -312,12 +321,12 @@ def _promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
     dtype = common_dtype(op.name, op.dtypes, dtypes)
     all_weak = all(d.__class__ in NUMBERS for d in dtypes)
 
-    def cast(a: Any) -> Any:
+    def converted(a: Any) -> Any:
         if a.__class__ in NUMBERS:
             return a if op.weak and not all_weak else backend.asarray(a, dtype)
         return a if a.dtype == dtype else a.astype(dtype)
 
-    return [cast(a) if part else a for a, part in zip(arrays, taking_part, strict=True)]
+    return [converted(a) if part else a for a, part in zip(arrays, taking_part, strict=True)]
 
 
 # --- the choke points ----------------------------------------------------------------------------
@@ -325,9 +334,9 @@ def _promote(op: Op, arrays: list[Any], backend: _backend.Backend) -> list[Any]:
 
 def read_array(tensor: Tensor) -> np.ndarray:
     """The eager meaning of `read`: a read-only host view, or a copy from a device."""
-    array: np.ndarray = tensor.backend.to_numpy(tensor.data).view()
-    array.flags.writeable = False
-    return array
+    array = tensor.backend.to_numpy(tensor._data)
+    # By way of the buffer, for a view's own flag can be set back, and its base be written to.
+    return np.asarray(memoryview(array).toreadonly())
 
 
 def rebind(tensor: Tensor, value: Any) -> None:
@@ -335,7 +344,7 @@ def rebind(tensor: Tensor, value: Any) -> None:
     if not isinstance(value, Tensor):
         value = Tensor(value, dtype=tensor.dtype, backend=tensor.backend)
     refuse_assignment(tensor, value)
-    tensor.data = value.data
+    tensor._data = value._data
     tensor._parts = None
     if tensor.node is not None:
         tensor.node.version += 1
@@ -349,6 +358,7 @@ class Mode:
     read: Callable[[Tensor], np.ndarray] = read_array
     assign: Callable[[Tensor, Any], None] = rebind
     recording: bool = True
+    at: Node | None = None  # whose rules run, in a traversal that somebody at `run` may watch
 
 
 default_mode = Mode()  # every thread starts with it; MINIGRAD_DEBUG changes its run
@@ -372,14 +382,9 @@ def at_choke_points(
     recording: bool | None = None,
 ) -> contextlib.AbstractContextManager[Mode]:
     """Stand between Python and data within a block; what is not given stays as it is."""
-    old = mode.get()
-    new = Mode(
-        run or old.run,
-        read or old.read,
-        assign or old.assign,
-        old.recording if recording is None else recording,
-    )
-    return in_mode(new)
+    given = {"run": run, "read": read, "assign": assign, "recording": recording}
+    changes: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
+    return in_mode(replace(mode.get(), **changes))
 
 
 class BareRun:
@@ -417,15 +422,28 @@ def to(tensor: Tensor, spec: str | _backend.Backend) -> Tensor:
 
 
 def rehome(tensor: Tensor, backend: _backend.Backend) -> None:
-    """Move a leaf itself, with its gradient, to another backend; graphs recorded before stay."""
+    """Move a leaf itself, with its gradient, to another backend.
+
+    Graphs recorded before stay where they are: a gradient that one of them has for the leaf finds
+    it no more, which raises GradientError.
+    """
     if backend is tensor.backend:
         return
     moved = to(tensor, backend)
     if moved.node is not None and tensor.grad is not None:
         moved.node.grad = to(tensor.grad, backend)
-    tensor.data, tensor.node, tensor.backend = moved.data, moved.node, backend
+    if tensor.node is not None:
+        tensor.node.hooks = [(0, partial(_refuse_gradient, tensor.name, backend.name))]
+    tensor._data, tensor.node, tensor.backend = moved._data, moved.node, backend
     tensor._parts = None
     tensor.name = tensor.name  # the new node shows it too
+
+
+def _refuse_gradient(name: str | None, backend: str, g: Tensor) -> None:
+    raise GradientError(
+        f"backward: {name or 'a leaf'} was moved to {backend!r} after this graph was recorded; "
+        f"move it first, then compute the loss again"
+    )
 
 
 def bare_backend() -> _backend.Backend:
@@ -436,12 +454,7 @@ def bare_backend() -> _backend.Backend:
 
 def bare(value: Any) -> Array:
     """The array of a tensor on this side of the choke points; anything else as it is."""
-    return value.data if isinstance(value, Tensor) else value
-
-
-def freed(node: Node) -> bool:
-    """Whether backward has used up what this node saved."""
-    return node.saved is FREED
+    return value._data if isinstance(value, Tensor) else value
 
 
 for _name, _function in (("numpy", numpy), ("assign", assign), ("to", to)):

@@ -46,6 +46,10 @@ class Optimizer:
         self.rate = Tensor(lr, dtype="float64", backend=home)
         self.count = Tensor(0.0, dtype="float64", backend=home)
         self.kept = {name: [zeros_like(p) for p in self.parameters] for name in kept}
+        names = [p.name or "" for p in self.parameters]  # as they are now: state_dict keeps them
+        if len(set(names) - {""}) < len(names):  # not every parameter has a name of its own
+            names = [str(i) for i in range(len(names))]
+        self.names = names
 
     @property
     def lr(self) -> float:
@@ -100,16 +104,13 @@ class Optimizer:
                 rehome(tensor, p.backend)
 
     def _named(self) -> dict[str, Tensor]:
-        names = [p.name or "" for p in self.parameters]
-        if len(set(names) - {""}) < len(names):  # not every parameter has a name of its own
-            names = [str(i) for i in range(len(names))]
         named = {"lr": self.rate, "step": self.count}
         for kind, tensors in self.kept.items():
-            named |= {f"{kind}.{name}": t for name, t in zip(names, tensors, strict=True)}
+            named |= {f"{kind}.{name}": t for name, t in zip(self.names, tensors, strict=True)}
         return named
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The learning rate, the step count, and what is kept, by the parameters' names."""
+        """The learning rate, the step count, and what is kept, by the names the parameters had."""
         return {name: tensor.detach() for name, tensor in self._named().items()}
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from minigrad import tree
+from minigrad.backend import use_backend
 from minigrad.errors import GradientError
 from minigrad.op import BareRun, Mode, Op, Plan, at_choke_points, bare, in_mode, mode
 from minigrad.ops import random
+from minigrad.ops.elementwise import astype
 from minigrad.sweep import pull, tensor_of
 from minigrad.tensor import Node, Tensor, make, next_id
 
@@ -19,8 +22,10 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """f, keeping only its inputs for backward and computing the rest again there.
 
     Arguments and result are nests of tensors; leaves that f closes over get their gradients too.
-    The ambient generator is set back for the second computation, so that it draws the same numbers.
-    Raises GradientError in backward if such a leaf was assigned a new value in between.
+    The second computation takes place on the backend and with the ambient random numbers of the
+    first. What else f looks at must stay as it was until backward, constants that it closes over
+    among it: pass what changes as an argument. Raises GradientError in backward if a leaf with a
+    gradient was assigned a new value in between, or if the result came from other tensors.
     """
 
     @functools.wraps(f)
@@ -42,6 +47,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         closed_over -= {x.node for x in inputs if isinstance(x, Tensor)}
         versions = [(node, node.version) for node in closed_over]
         first = ys[numbers[0]]
+        widest = max((ys[n].dtype for n in numbers), key=attrgetter("itemsize"))
         node = Node(
             op=_op,
             plan=Plan(
@@ -50,27 +56,35 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             parents=tuple(node for node, _ in edges),
             slots=tuple(slot for _, slot in edges),
             static={},
-            saved=(lambda: f(*rebuild(inputs)), edges, draws, versions, numbers),
+            saved=(lambda: f(*rebuild(inputs)), edges, draws, versions, numbers, born),
             backend=first.backend,
             shape=tuple(ys[n].shape for n in numbers),
-            dtype=first.dtype,
+            dtype=widest,
         )
         for slot, n in enumerate(numbers):
-            ys[n] = make(bare(ys[n]), first.backend, node, slot)
+            ys[n] = _result(ys[n], node, slot)
         return rebuild_y(ys)
 
     return checkpointed
+
+
+def _result(y: Tensor, node: Node, slot: int) -> Tensor:
+    """y as an output of a checkpoint, which as every node has one dtype, where y's may be less."""
+    if y.dtype == node.dtype:
+        return make(bare(y), y.backend, node, slot)
+    wide = bare(astype(y.detach(), node.dtype))
+    return astype(make(wide, y.backend, node, slot), y.dtype)
 
 
 def _after(node: Node | None, born: int) -> bool:
     return node is not None and node.id > born
 
 
-def _edges_from_before(nodes: Sequence[Node], born: int) -> list[tuple[Node, int]]:
+def _edges_from_before(nodes: Iterable[Node | None], born: int) -> list[tuple[Node, int]]:
     """The outputs (node, slot) made before `born` that later nodes were computed from."""
     edges: dict[tuple[Node, int], None] = {}
     seen: set[Node] = set()
-    waiting = list(nodes)
+    waiting = [node for node in nodes if node is not None]
     while waiting:
         node = waiting.pop()
         if node in seen:
@@ -91,6 +105,7 @@ def _again(
     draws: Tensor,
     versions: Sequence[tuple[Node, int]],
     numbers: Sequence[int],
+    born: int,
 ) -> list[Any]:
     """The rule of a checkpoint: run f again, recorded, and pull g back to what it came from."""
     for node, version in versions:
@@ -102,21 +117,23 @@ def _again(
     here = mode.get()
     record = here.recording
     backend = edges[0][0].backend
-    now = random.generator.detach()
-    random.generator.assign(draws)
-    try:
-        with in_mode(Mode() if isinstance(here.run, BareRun) else replace(here, recording=True)):
-            ys, _ = tree.flatten(f())
-            gs = [tensor_of(backend, part) for part in g]
-            handles = [make(None, backend, node, slot) for node, slot in edges]
-            with at_choke_points(recording=record):
-                found = pull([ys[n] for n in numbers], gs, handles, record, stop=True)
-    finally:
-        random.generator.assign(now)
+    run_again = Mode() if isinstance(here.run, BareRun) else replace(here, recording=True)
+    with in_mode(run_again), use_backend(draws.backend), random.drawing_from(draws):
+        ys, _ = tree.flatten(f())
+        nodes = [y.node for y in ys if isinstance(y, Tensor) and _after(y.node, born)]
+        if set(_edges_from_before(nodes, born)) != set(edges):
+            raise GradientError(
+                "checkpoint: the second computation took another way than the first: its result "
+                "came from other tensors; pass what the function depends on as arguments"
+            )
+        gs = [tensor_of(backend, part) for part in g]
+        handles = [make(None, backend, node, slot) for node, slot in edges]
+        with at_choke_points(recording=record):
+            found = pull([ys[n] for n in numbers], gs, handles, record, stop=True)
     return found if record else [bare(part) for part in found]
 
 
-_SOURCES = (("static", None),) * 5  # no tensors of the graph among what is saved
+_SOURCES = (("static", None),) * 6  # no tensors of the graph among what is saved
 _op = Op(
     "checkpoint",
     forward=lambda xp, *edges: edges,

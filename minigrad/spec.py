@@ -37,8 +37,12 @@ def common_dtype(name: str, rule: str, dtypes: Sequence[Any]) -> np.dtype[Any]:
     """The dtype of a computation over dtypes and weak Python numbers.
 
     bool < integer < floating; across these the higher one's dtype stands, within them NumPy's
-    promotion does. rule "float": floating at least; "strict": two floating dtypes raise DtypeError.
+    promotion does, but integers stay integers: uint64 with a signed one gives int64.
+    rule "float": floating at least; "strict": two floating dtypes raise DtypeError; "compare":
+    integers meet floats in float64, which tells those up to 2^53 apart.
     """
+    if rule == "compare" and {1, 2} <= {_rank(d) for d in dtypes}:
+        return np.dtype("float64")
     top = max(2 if rule == "float" else 0, *(_rank(d) for d in dtypes))
     best = [d for d in dtypes if d.__class__ not in NUMBERS and _rank(d) == top]
     if not best:
@@ -48,7 +52,9 @@ def common_dtype(name: str, rule: str, dtypes: Sequence[Any]) -> np.dtype[Any]:
             f"{name}: operands of {' and '.join(str(d) for d in dtypes)}; convert one of them, for "
             f"instance with .astype('{best[0]}')"
         )
-    return np.result_type(*best)
+    dtype = np.result_type(*best)
+    # No integer holds both; a comparison is still right in float64, where int64 would wrap around.
+    return np.dtype("int64") if top == 1 and dtype.kind == "f" and rule != "compare" else dtype
 
 
 def _rank(dtype: Any) -> int:

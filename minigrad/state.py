@@ -16,6 +16,11 @@ def load(own: Mapping[str, Tensor], state: Mapping[str, Any], what: str, strict:
     Raises StateDictError, which lists every missing and unexpected name (if strict) and every wrong
     shape and dtype. Values on another backend are copied to the tensor's.
     """
+    if not isinstance(state, Mapping):
+        hint = "; minigrad.load returns two things: tensors, metadata" * isinstance(state, tuple)
+        raise StateDictError(
+            f"the state of {what} is a dict of tensors by name, not a {type(state).__name__}{hint}"
+        )
     problems = []
     changes = []
     if strict:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from minigrad.backend import Backend
-from minigrad.errors import GradientError, ShapeError
+from minigrad.errors import BackendMismatchError, GradientError, ShapeError
 from minigrad.op import BareRun, bare, execute, in_mode, mode
 from minigrad.ops.reduce import sum as sum_
 from minigrad.tensor import FREED, Node, Shape, Tensor, make
@@ -47,8 +47,8 @@ class Sweep:
 
     record: the rules work on tensors and are recorded; otherwise, unless somebody stands at `run`,
     on bare arrays. free: what a node saved is given up once used. useful: all other nodes are left
-    out. Where `uses` has a list for a node, the contributions to it are also kept apart. exact: ops
-    whose rules change gradients on purpose use those of their derivative (Op.jvp).
+    out. hooks: whether what changes gradients on purpose does so: hooks, and rules that are not
+    linear (Op.jvp). Where `uses` has a list for a node, what is added to it is also kept apart.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Sweep:
         record: bool,
         free: bool,
         useful: set[Node] | None = None,
-        exact: bool = False,
+        hooks: bool = True,
     ) -> None:
         self.outside = mode.get()
         self.as_tensors = record or self.outside.run is not execute
@@ -65,7 +65,7 @@ class Sweep:
         self.inside = replace(self.outside, run=run, recording=record)  # where the rules work
         self.free = free
         self.useful = useful
-        self.exact = exact
+        self.hooks = hooks
         self.cotangents: dict[Node, Any] = {}
         self.uses: dict[Node, list[tuple[int, Any]]] = {}
         self._sums: set[Node] = set()  # whose cotangent is an array that nobody else holds
@@ -107,20 +107,25 @@ class Sweep:
         op = node.op
         if g.__class__ is list:
             g = [_zeros(node, i, self.as_tensors) if x is None else x for i, x in enumerate(g)]
-        if node.hooks is not None:
+        if node.hooks is not None and self.hooks:
             g = self._hooked(node, g)
         if op is None:
             self.cotangents[node] = g  # a leaf keeps what has arrived
             return g
-        if node.saved is FREED:
+        saved = node.saved  # looked at once: another thread's backward may free it
+        if saved is FREED:
+            if self.useful is not None and self.useful.isdisjoint(node.parents):
+                return g  # an input that nothing behind is asked of
             raise GradientError(
                 f"backward ran through this graph before and freed what {op.name} had saved; write "
                 f"backward(retain_graph=True) the first time, or compute the loss again"
             )
-        values = (g, *(_on_graph(node) if self.as_tensors else node.saved))
-        parents, slots, useful = node.parents, node.slots, self.useful
-        rules = node.plan.rules
-        if self.exact and op.jvp is not None:
+        if self.as_tensors:
+            self.inside.at, saved = node, _on_graph(node, saved)
+        values = (g, *saved)
+        plan, parents, slots, useful = node.plan, node.parents, node.slots, self.useful
+        rules = plan.rules
+        if not self.hooks and op.jvp is not None:
             rules = tuple((i, op.jvp[op.operand(i)], get) for i, _, get in rules)
         for position, rule, get in rules:
             if position.__class__ is range:  # one rule answers for all operands of a variadic tail
@@ -136,18 +141,36 @@ class Sweep:
                 part = self.add(parent, slots[i], part)
                 if sent is not None:
                     sent.append((parent, part))
-        if self.free:
+        if self.free and plan.keeps:
             node.saved = FREED
         return g
 
     def _hooked(self, node: Node, g: Any) -> Any:
         parts = g if g.__class__ is list else [g]
         for slot, hook in node.hooks or ():
+            given = tensor_of(node.backend, parts[slot])
             with in_mode(self.outside):
-                new = hook(tensor_of(node.backend, parts[slot]))
+                new = hook(given)
             if new is not None:
-                parts[slot] = new if self.as_tensors else bare(new)
+                new = _replacement(new, given)
+                new = new if self.as_tensors else bare(new)
+                parts[slot] = new if new.dtype == node.dtype else new.astype(node.dtype)
         return parts if g.__class__ is list else parts[0]
+
+
+def _replacement(new: Any, g: Tensor) -> Tensor:
+    """What a hook gave in place of g, if it fits."""
+    if not isinstance(new, Tensor):
+        new = Tensor(new, backend=g.backend)
+    if new.backend is not g.backend:
+        raise BackendMismatchError(
+            f"a hook gave a gradient on backend {new.backend.name!r} for a tensor on "
+            f"{g.backend.name!r}"
+        )
+    if new.shape != g.shape:
+        raise ShapeError(f"a hook gave a gradient of shape {new.shape} for a tensor of {g.shape}")
+    found: Tensor = new
+    return found
 
 
 def _zeros(node: Node, slot: int, as_tensor: bool) -> Any:
@@ -155,7 +178,7 @@ def _zeros(node: Node, slot: int, as_tensor: bool) -> Any:
     return make(zeros, node.backend) if as_tensor else zeros
 
 
-def _on_graph(node: Node) -> list[Any]:
+def _on_graph(node: Node, saved: Sequence[Any]) -> tuple[Any, ...]:
     """What a node saved, as tensors on the graph, for rules that are themselves recorded."""
 
     def operand(array: Any, i: int) -> Any:
@@ -164,14 +187,14 @@ def _on_graph(node: Node) -> list[Any]:
         return make(array, node.backend, node.parents[i], node.slots[i])
 
     values: list[Any] = []
-    for (kind, key), value in zip(node.plan.sources, node.saved, strict=True):
+    for (kind, key), value in zip(node.plan.sources, saved, strict=True):
         if kind == "operand" and key.__class__ is range:
             values.append(tuple([operand(a, i) for i, a in zip(key, value, strict=True)]))
         elif kind == "operand":
             values.append(operand(value, key))
         else:
             values.append(make(value, node.backend, node) if kind == "y" else value)
-    return values
+    return tuple(values)
 
 
 def _unbroadcast(g: Any, shape: Shape) -> Any:
@@ -196,7 +219,7 @@ def pull(
     free: bool = False,
     per_use: bool = False,
     stop: bool = False,
-    exact: bool = False,
+    hooks: bool = True,
 ) -> list[Any]:
     """Gradients of inputs (None where unused); with per_use the list of contributions of each.
 
@@ -205,7 +228,7 @@ def pull(
     targets = {x.node for x in inputs if x.node is not None}
     order = reached([y.node for y in ys if y.node is not None], targets, stop)
     useful = set(order) | targets
-    sweep = Sweep((*ys, *inputs)[0].backend, record, free, useful, exact)
+    sweep = Sweep((*ys, *inputs)[0].backend, record, free, useful, hooks)
     kept: dict[Node | None, Any] = {}
     if per_use:
         sweep.uses = {node: [] for node in targets}
@@ -220,7 +243,7 @@ def pull(
                     continue
             arrived = sweep.step(node)
             if node in targets:
-                kept[node] = arrived  # after its hooks
+                kept[node] = _arrived_only(arrived, kept[node])  # after its hooks
     if per_use:
         return [
             [tensor_of(x.backend, g) for slot, g in reversed(uses) if slot == x.index]
@@ -229,6 +252,13 @@ def pull(
     found = [kept.get(x.node) for x in inputs]
     found = [g[x.index] if g.__class__ is list else g for x, g in zip(inputs, found, strict=True)]
     return [g if g is None else tensor_of(x.backend, g) for x, g in zip(inputs, found, strict=True)]
+
+
+def _arrived_only(g: Any, before: Any) -> Any:
+    """Of the cotangents of several outputs those that came, without the zeros for the others."""
+    if g.__class__ is not list:
+        return g
+    return [part if came is not None else None for part, came in zip(g, before, strict=True)]
 
 
 # --- where a traversal starts --------------------------------------------------------------------

@@ -100,9 +100,9 @@ class Tensor:
     Raises DtypeError for complex, float16 and object arrays, ShapeError for ragged lists.
     """
 
-    __slots__ = ("_name", "_parts", "backend", "data", "index", "node")
+    __slots__ = ("_data", "_name", "_parts", "backend", "index", "node")
     __hash__ = object.__hash__
-    data: Array
+    _data: Array
     node: Node | None  # the op that made it, or its own record as a leaf; None for a constant
     index: int  # which of the node's outputs it is
     backend: _backend.Backend
@@ -116,12 +116,12 @@ class Tensor:
     ) -> None:
         if isinstance(data, Tensor):
             backend = data.backend if backend is None else backend
-            data = data.numpy() if _backend.resolve(backend) is not data.backend else data.data
+            data = data.numpy() if _backend.resolve(backend) is not data.backend else data._data
         where = _backend.current() if backend is None else _backend.resolve(backend, "backend=")
         self.backend = where
-        self.data = copy_in(data, dtype, where)
+        self._data = copy_in(data, dtype, where)
         self.index = 0
-        self.node = leaf(where, self.data.shape, self.data.dtype) if requires_grad else None
+        self.node = leaf(where, self._data.shape, self._data.dtype) if requires_grad else None
 
     if TYPE_CHECKING:  # filled in by op.py, ops/ and autodiff.py
         _parts: Any
@@ -174,19 +174,19 @@ class Tensor:
 
     @property
     def shape(self) -> Shape:
-        return self.data.shape  # type: ignore[no-any-return]
+        return self._data.shape  # type: ignore[no-any-return]
 
     @property
     def ndim(self) -> int:
-        return self.data.ndim  # type: ignore[no-any-return]
+        return self._data.ndim  # type: ignore[no-any-return]
 
     @property
     def size(self) -> int:
-        return int(self.data.size)
+        return int(self._data.size)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.data.dtype  # type: ignore[no-any-return]
+        return self._data.dtype  # type: ignore[no-any-return]
 
     @property
     def requires_grad(self) -> bool:
@@ -228,6 +228,16 @@ class Tensor:
         if self.node is None or self.node.op is not None:
             raise GradientError("only a leaf with requires_grad=True has a .grad to set")
         if value is not None:
+            if not isinstance(value, Tensor):
+                raise GradientError(
+                    f".grad is a tensor or None, not {type(value).__name__}; write minigrad.Tensor"
+                    f"(value, dtype={str(self.dtype)!r}, backend={self.backend.name!r})"
+                )
+            if value.backend is not self.backend:
+                raise BackendMismatchError(
+                    f"a gradient on {value.backend.name!r} for a tensor on {self.backend.name!r}; "
+                    f"move it with .to({self.backend.name!r})"
+                )
             if value.shape != self.shape or value.dtype != self.dtype:
                 raise ShapeError(
                     f"a gradient of shape {value.shape}, {value.dtype} does not fit a tensor of "
@@ -238,7 +248,7 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same values without their history."""
-        return make(self.data, self.backend)
+        return make(self._data, self.backend)
 
     def item(self) -> Any:
         """The Python number of a tensor with one element."""
@@ -293,7 +303,7 @@ class Tensor:
         )
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if not isinstance(self.data, np.ndarray):
+        if not isinstance(self._data, np.ndarray):
             raise BackendMismatchError(
                 f"a tensor on {self.backend.name!r} does not become a NumPy array by itself; "
                 f"use tensor.numpy()"
@@ -316,10 +326,10 @@ class Tensor:
             raise BufferError(
                 "minigrad exports a copy: recorded values are never shared for writing"
             )
-        return self.data.copy().__dlpack__(**{**options, "copy": None})
+        return self._data.copy().__dlpack__(**{**options, "copy": None})
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return self.data.__dlpack_device__()  # type: ignore[no-any-return]
+        return self._data.__dlpack_device__()  # type: ignore[no-any-return]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return self.__copy__()
@@ -330,7 +340,7 @@ class Tensor:
                 "Only tensors created explicitly by the user (graph leaves) can be copied; "
                 "use tensor.detach()"
             )
-        copied = _rebuild(type(self), self.numpy(), self.requires_grad, self.backend.name)
+        copied = _rebuild(type(self), self.numpy(), self.requires_grad, self.backend)
         copied.name = self.name
         return copied
 
@@ -361,7 +371,9 @@ class Tensor:
 _recording: Callable[[], bool] = lambda: True  # noqa: E731  op.py puts the grad mode here
 
 
-def _rebuild(kind: type[Tensor], array: np.ndarray, requires_grad: bool, backend: str) -> Tensor:
+def _rebuild(
+    kind: type[Tensor], array: np.ndarray, requires_grad: bool, backend: str | _backend.Backend
+) -> Tensor:
     tensor = Tensor(array, requires_grad=requires_grad, backend=backend)
     if kind is not Tensor:
         tensor.__class__ = kind
@@ -373,11 +385,17 @@ def make(
 ) -> Tensor:
     """The handle of an own array; takes it as it is."""
     tensor = Tensor.__new__(Tensor)
-    tensor.data = data
+    tensor._data = data
     tensor.node = node
     tensor.index = index
     tensor.backend = backend
     return tensor
+
+
+def from_dlpack(x: Any, backend: str | _backend.Backend | None = None) -> Tensor:
+    """A copy of another library's array, of whatever has `__dlpack__`."""
+    where = _backend.current() if backend is None else _backend.resolve(backend, "backend=")
+    return Tensor(where.xp.from_dlpack(x), backend=where)
 
 
 def copy_in(data: Any, dtype: Any, backend: _backend.Backend) -> Array:

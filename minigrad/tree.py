@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -10,14 +11,13 @@ def flatten(nest: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
     """The leaves of a nest in order, and the function that rebuilds it around other leaves."""
     leaves: list[Any] = []
     shape = _shape(nest, leaves)
-    count = len(leaves)
+    return leaves, partial(_rebuild, shape, len(leaves))  # unlike a closure, it can be pickled
 
-    def rebuild(values: Sequence[Any]) -> Any:
-        if len(values) != count:
-            raise ValueError(f"the nest has {count} leaves, not {len(values)}")
-        return _build(shape, iter(values))
 
-    return leaves, rebuild
+def _rebuild(shape: Any, count: int, values: Sequence[Any]) -> Any:
+    if len(values) != count:
+        raise ValueError(f"the nest has {count} leaves, not {len(values)}")
+    return _build(shape, iter(values))
 
 
 def _shape(nest: Any, leaves: list[Any]) -> Any:

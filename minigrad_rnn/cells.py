@@ -1,7 +1,8 @@
 """The cells that most models start from, each a function (x, state) -> (y, state) in graph code.
 
-Letters: B batch, D input, H hidden. A cell of your own needs the same two methods and no base
-class: `initial_state(batch)` and `__call__(x, state)`; the state is any nest of tensors.
+Letters: B batch, D input, H hidden. A cell of your own needs the same two methods,
+`initial_state(batch)` and `__call__(x, state)`; the state is any nest of tensors. Derived from
+`minigrad.nn.Module`, its weights are found wherever it is built in.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def _add_train(commands: Any) -> None:
         "--minutes",
         type=_POSITIVE,
         metavar="M",
-        help="about this long, by the pace of this machine",
+        help="this long: as many steps as this machine's pace allows, ended by the clock if late",
     )
     setting("lr", "the highest learning rate of Adam", type=_POSITIVE, metavar="RATE")
     setting("clip", "the longest gradient, 0 for any", type=_NOT_NEGATIVE, metavar="NORM")
@@ -152,8 +152,9 @@ def _add_train(commands: Any) -> None:
     setting("seed", "of weights and dropout", type=_SEED, metavar="N")
     add(
         "--save", metavar="FILE", default=DEFAULT_MODEL,
-        help="the model, saved as it trains; one that is there is kept under another name "
-        "(default: %(default)s)",
+        help="the model, saved as it trains; name.1.safetensors is the save before the last, "
+        "name-earlier-N.safetensors the model of an earlier run, name.csv the losses and name.png "
+        "their curve (default: %(default)s)",
     )  # fmt: skip
     add("--resume", action="store_true", help="go on with the training that --save holds")
 
@@ -241,6 +242,12 @@ def _sample(options: argparse.Namespace) -> int:
     prime = usual_prime(vocabulary) if options.prime is None else options.prime
     if not prime:
         raise UsageError("--prime needs at least one character")
+    for position, character in enumerate(prime):
+        if character not in vocabulary.characters:
+            raise UsageError(
+                f"{character!r} (U+{ord(character):04X}, position {position}) is not among the "
+                f"{len(vocabulary)} characters that the model knows: choose another --prime"
+            )
     written = generate(
         model,
         vocabulary,

@@ -22,6 +22,7 @@ LARGEST = 10**9  # of any setting that counts
 EPOCHS = 4  # of the default training: two to three minutes on two cores
 STREAMS = 20  # that validation reads side by side, of at least STREAM characters each
 STREAM = 2000
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # say how many threads a product may use
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +265,7 @@ def _check_shape(tensors: dict[str, mg.Tensor], name: str, shape: tuple[int, ...
 
 def threads() -> int:
     """How many threads NumPy's products may use: as the environment says, or every processor."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    for name in THREADS:
         given = os.environ.get(name, "")
         if given.isdecimal() and int(given):
             return int(given)

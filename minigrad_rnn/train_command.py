@@ -23,11 +23,13 @@ from tqdm import tqdm
 import minigrad as mg
 from minigrad_rnn import text
 from minigrad_rnn.language import generate, log_loss, usual_prime
-from minigrad_rnn.session import EPOCHS, Session, Settings, circumstances
+from minigrad_rnn.session import EPOCHS, THREADS, Session, Settings, circumstances
 
 DEFAULT_MODEL = "minigrad-rnn.safetensors"
 SAVE_EVERY = 10.0  # seconds
 FIRST_SAMPLE = 8.0  # seconds after the start
+STATUS_EVERY = 10.0  # seconds, where there is no terminal for a bar
+GRACE = 1.05  # of --minutes, after which the clock ends what was planned to end by itself
 CHOICES = [field.name for field in dataclasses.fields(Settings) if field.name != "steps"]
 
 
@@ -121,13 +123,20 @@ class _Run:
     ) -> None:
         self.session, self.path, self.options, self.started = session, path, options, started
         self.saved_step, self.saved_at = session.step, started
-        self.interrupted = self.expected = self.sampled = False
+        self.deadline = math.inf
+        if options.minutes is not None:
+            self.deadline = started + GRACE * 60 * options.minutes
+        self.interrupted = self.expected = self.sampled = self.late = False
 
     def run(self) -> int:
         session = self.session
         self._announce()
         if session.done:
-            print(f"done      {session.step} steps are made; --epochs or --steps asks for more")
+            print(
+                f"done      {session.step:,} steps ({session.epoch:.3g} epochs) are made; "
+                f"--epochs or --steps asks for more\n"
+                f"next\n  {self._command('train', '--resume', *self._twice())}"
+            )
             return 0
         try:
             with self._listening():
@@ -136,7 +145,7 @@ class _Run:
                 self._loop()
                 if self.interrupted:
                     self._save()
-                    _write_curve(session, self.path)
+                    _draw_curve(session, self.path)
         except KeyboardInterrupt:
             print(f"\nstopped   at once; {self.path} holds step {self.saved_step}. Go on with:")
             print(f"  {self._command('train', '--resume')}")
@@ -157,14 +166,24 @@ class _Run:
             f"text      {corpus.name}: {len(corpus.text):,} characters, "
             f"{len(session.vocabulary)} distinct, sha256 {corpus.sha256[:16]}\n"
             f"model     {settings.layers} x {settings.cell}, hidden {settings.hidden}: "
-            f"{size:,} parameters\n"
+            f"{size:,} parameters",
+            flush=True,
+        )
+        if session.done:
+            return
+        print(
             f"training  steps {session.step + 1:,} to {settings.steps:,} "
             f"({settings.steps / session.per_epoch:.3g} epochs), {settings.batch} streams of "
             f"{settings.seq} characters a step\n"
             f"running   on backend {made['backend']}, {made['threads']} threads; saved to "
-            f"{self.path} every {SAVE_EVERY:.0f} s, Ctrl-C saves and stops",
+            f"{self.path} every {SAVE_EVERY:.0f} s (the save before it: "
+            f"{_beside(self.path, f'.1{self.path.suffix}')}), losses to "
+            f"{_beside(self.path, '.csv')}; Ctrl-C saves and stops",
             flush=True,
         )
+        # At the default size two threads gain little, and lose 3 to 10 times where others compute.
+        if made["threads"] > 1 and not any(name in os.environ for name in THREADS):
+            print(f"          {THREADS[-1]}=1 is often faster on a busy machine", flush=True)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[None]:
@@ -200,34 +219,46 @@ class _Run:
     def _save(self) -> None:
         self.session.save(self.path)
         self.saved_step, self.saved_at = self.session.step, time.perf_counter()
+        _write_losses(self.session, self.path)
 
     def _loop(self) -> None:
         session = self.session
         per_step = session.settings.batch * session.settings.seq
-        first, smooth, compiled = session.step, None, 0.0
+        first, smooth, compiled, status = session.step, None, 0.0, ""
         with tqdm(
             total=session.settings.steps,
             initial=first,
             unit="step",
-            mininterval=0.2 if sys.stderr.isatty() else 10,
+            mininterval=0.2,
             dynamic_ncols=True,
+            disable=None,  # unless standard error is a terminal
         ) as bar:
-            begin = time.perf_counter()
-            while not session.done and not self.interrupted:
+            begin = told = time.perf_counter()
+            while not (session.done or self.interrupted or self.late):
                 loss = self._advance()
                 smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
                 now = time.perf_counter()
-                bar.set_postfix_str(
+                status = (
                     f"epoch {session.epoch:.2f}, loss {smooth:.3f}, "
                     f"{smooth / math.log(2):.3f} bits/char, "
-                    f"{(session.step - first) * per_step / (now - begin):,.0f} chars/s",
-                    refresh=False,
+                    f"{(session.step - first) * per_step / (now - begin):,.0f} chars/s"
                 )
+                bar.set_postfix_str(status, refresh=False)
                 bar.update()
+                if bar.disable and now - told > STATUS_EVERY:
+                    told = now
+                    self._tell(status)
                 compiled = compiled or now  # the first step may have compiled something
-                if not self.expected and now - compiled > 0.2:
-                    self._expect(bar, (now - compiled) / (session.step - first - 1))
+                if not self.expected and now - compiled > 0.4:
+                    self._expect(bar, now, (now - compiled) / (session.step - first - 1))
                 self._between_steps(bar, now)
+            if bar.disable and status:
+                self._tell(status)
+
+    def _tell(self, status: str) -> None:
+        session = self.session
+        line = f"step {session.step:,} of {session.settings.steps:,}, {status}"
+        print(line, file=sys.stderr, flush=True)
 
     def _advance(self) -> float:
         session, step = self.session, self.session.step + 1
@@ -242,21 +273,22 @@ class _Run:
             )
         return loss
 
-    def _expect(self, bar: Any, per_step: float) -> None:
+    def _expect(self, bar: Any, now: float, per_step: float) -> None:
         self.expected = True
-        minutes = (self.session.settings.steps - self.session.step) * per_step / 60
+        seconds = (self.session.settings.steps - self.session.step) * per_step
         bar.clear()
-        bar.write(f"expected  {minutes:.1f} minutes")
+        bar.write(f"expected  {_duration(min(seconds, self.deadline - now))}")
         sys.stdout.flush()
 
     def _between_steps(self, bar: Any, now: float) -> None:
         session = self.session
-        if session.step % session.per_epoch == 0 or session.done:
+        self.late = now > self.deadline
+        if session.step % session.per_epoch == 0 or session.done or self.late:
             bits = session.validate()
             bar.write(f"step {session.step:,}: validation {bits:.4f} bits per character")
             self._sample(bar, 200)
             self._save()
-            _write_curve(session, self.path)
+            _draw_curve(session, self.path)
         elif now - self.saved_at > SAVE_EVERY:
             self._save()
         if not self.sampled and now - self.started > FIRST_SAMPLE:
@@ -275,14 +307,15 @@ class _Run:
         sys.stdout.flush()
 
     def _closing(self) -> None:
-        minutes = (time.perf_counter() - self.started) / 60
-        bits = self.session.validations[-1][1]
+        session, bits = self.session, self.session.validations[-1][1]
+        took = _duration(time.perf_counter() - self.started)
+        if not session.done:  # the machine was slower than while it was measured
+            took += f", {session.step:,} of the {session.settings.steps:,} planned steps"
         curve = [_beside(self.path, suffix) for suffix in (".csv", ".png")]
         shown = " and ".join(str(file) for file in curve if file.exists())
-        prime = usual_prime(self.session.vocabulary)
-        epochs = math.ceil(2 * self.session.settings.steps / self.session.per_epoch)
+        prime = usual_prime(session.vocabulary)
         print(
-            f"done      {minutes:.1f} minutes, validation {bits:.4f} bits per character\n"
+            f"done      {took}, validation {bits:.4f} bits per character\n"
             f"saved     {self.path}, loss curve {shown}\n"
             f"next"
         )
@@ -290,9 +323,13 @@ class _Run:
             ["sample", "--prime", prime] if prime.isprintable() else ["sample"],
             ["sample", "--temperature", "1.0", "--length", "1000"],
             ["score", "FILE.txt"],
-            ["train", "--resume", "--epochs", str(epochs)],
+            ["train", "--resume", *(self._twice() if session.done else [])],
         ):
             print(f"  {self._command(*words)}")
+
+    def _twice(self) -> list[str]:
+        """The options that ask for twice the steps that are made."""
+        return ["--epochs", str(math.ceil(2 * self.session.epoch))]
 
     def _command(self, command: str, *words: str) -> str:
         """A command line on the same text, model and backend."""
@@ -316,23 +353,37 @@ def _program() -> list[str]:
     return [name if same else shlex.quote(called)]
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
+
+
 def _beside(path: Path, end: str) -> Path:
     return path.with_name(path.stem + end)
 
 
-def _write_curve(session: Session, path: Path) -> None:
-    """The losses as a table and, where matplotlib is installed, as a picture beside the model."""
-    steps, held_out = range(1, len(session.losses) + 1), dict(session.validations)
+def _curve(session: Session) -> tuple[range, list[float], dict[int, float]]:
+    """Steps, their bits per character, and the validations by step."""
     bits = [loss / math.log(2) for loss in session.losses]
+    return range(1, len(bits) + 1), bits, dict(session.validations)
+
+
+def _write_losses(session: Session, path: Path) -> None:
+    """The losses as a table beside the model."""
+    steps, bits, held_out = _curve(session)
     with open(_beside(path, ".csv"), "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["step", "bits per character", "validation"])
         for step, value in zip(steps, bits):
             table.writerow([step, f"{value:.6f}", held_out.get(step, "")])
+
+
+def _draw_curve(session: Session, path: Path) -> None:
+    """The losses as a picture beside the model, where matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return
+    steps, bits, held_out = _curve(session)
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
     axes.plot(steps, bits, lw=0.6, label="training")

@@ -117,8 +117,8 @@ EDITS = (
     Edit(
         "C5",
         PRODUCTS,
-        "return _flat_rows(a).T @ _flat_rows(g)",
-        "return a[0].T @ g[0]",
+        "return matmul(_flat_rows(a).T, _flat_rows(g))",
+        "return matmul(a[0].T, g[0])",
         "the gradient of the hoisted product takes the first step alone",
     ),
     Edit(

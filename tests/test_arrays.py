@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from minigrad_numpy import NumpyBackend
 
 import minigrad as mg
 
@@ -101,6 +102,28 @@ def test_numpy_is_a_read_only_view_of_any_tensor(backend):
     assert (t * 2).tolist() == [2.0, 4.0]
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (0, 2), (2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "uint64", "bool"])
+def test_nothing_makes_the_view_writeable(shape, dtype, backend):
+    values = np.ones(shape, dtype)
+    for t in (mg.Tensor(values), mg.Tensor(values).T, mg.broadcast_to(mg.Tensor(values), shape)):
+        array = t.numpy()
+        assert array.dtype == dtype
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            array.flags.writeable = True
+        assert not isinstance(array.base, np.ndarray)
+        np.testing.assert_array_equal(array, values.T if t.shape != shape else values)
+
+
+def test_there_is_no_data_to_write_to(backend):
+    """PyTorch's `w.data -= 1` would change what a recorded graph has saved."""
+    t = leaf(1.0, 2.0)
+    with pytest.raises(AttributeError, match="'data'"):
+        t.data -= 1
+    t.assign(t.detach() - 1)
+    assert t.tolist() == [0.0, 1.0]
+
+
 def test_the_tensor_holds_a_copy(backend):
     """Fault 10: whoever changes the source afterwards changes no value and no gradient."""
     source = np.array([1.0, 2.0])
@@ -157,6 +180,30 @@ def test_leaves_are_copied(clone, backend):
     constant = clone(mg.Tensor([1, 2]))
     assert not constant.requires_grad
     assert constant.dtype == np.int64
+
+
+def test_a_copy_stays_on_a_backend_that_no_name_leads_to():
+    class Unlisted(NumpyBackend):
+        name = "unlisted"
+
+    here = Unlisted()
+    t = mg.Tensor([1.0, 2.0], requires_grad=True, backend=here)
+    for other in (copy.copy(t), copy.deepcopy(t)):
+        assert other.backend is here
+        assert other.requires_grad
+        assert other.tolist() == [1.0, 2.0]
+
+
+def test_a_gradient_is_set_to_a_tensor_of_the_same_place(backend):
+    t = leaf(1.0, 2.0)
+    with pytest.raises(mg.GradientError, match=r"tensor or None, not ndarray; write minigrad.Tens"):
+        t.grad = np.zeros(2, "float32")
+    far = type("Far", (NumpyBackend,), {"name": "far"})()
+    with pytest.raises(mg.BackendMismatchError, match=r"on 'far' .* move it with .to\("):
+        t.grad = mg.zeros(2, backend=far)
+    assert t.grad is None
+    t.grad = mg.ones(2, dtype="float64")
+    assert t.grad.tolist() == [1.0, 1.0]
 
 
 def test_graph_tensors_are_not_copied(backend):
@@ -292,6 +339,47 @@ def test_dtypes_of_new_tensors(backend):
         mg.set_default_dtype("int64")
 
 
+def test_integers_stay_integers(backend):
+    """No integer dtype holds both uint64 and int64; NumPy would go to float64."""
+    a, b = mg.Tensor(np.array([3], "uint64")), mg.Tensor(np.array([-5], "int64"))
+    for narrow in (b, b.astype("int8")):
+        for y, value in ((a + narrow, -2), (narrow * a, -15), (mg.concatenate([a, narrow])[1], -5)):
+            assert y.dtype == np.int64
+            assert y.item() == value
+    assert (a / b).dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "bool"])
+def test_where_of_numbers_ignores_the_condition(dtype, backend):
+    condition = mg.Tensor([1, 0], dtype=dtype)
+    for y, wanted in (
+        (mg.where(condition, 1.0, 0.5), "float32"),
+        (mg.where(condition, 1, 0.5), "float32"),
+        (mg.where(condition, 1, 0), "int64"),
+        (mg.where(condition, mg.ones(2, "float64"), 0.5), "float64"),
+        (mg.where(condition, mg.ones(2), 0), "float32"),
+        (mg.where(condition, True, False), "bool"),
+    ):
+        assert y.dtype == wanted
+    assert mg.where(condition, 1.0, 0.5).tolist() == [1.0, 0.5]
+
+
+def test_integers_are_compared_with_floats_exactly(backend):
+    """2^24 + 1 is no float32: it must not become 2^24 first."""
+    n, x = mg.Tensor([16777217, 1]), mg.Tensor([16777216.0, 1.0])
+    assert x.dtype == np.float32
+    for other in (x, 16777216.0):
+        assert (n == other).tolist()[0] is False
+        assert (n != other).tolist()[0] is True
+        assert (n > other).tolist()[0] is True
+        assert (n <= other).tolist()[0] is False
+    assert (n >= x).tolist() == [True, True]
+    assert (x < n).tolist() == [True, False]
+    assert (mg.Tensor([0.1]) == 0.1).tolist() == [True]  # floats among themselves: weak as ever
+    unsigned = mg.Tensor(np.array([2**63], "uint64"))
+    assert (unsigned > mg.Tensor([-(2**63)])).tolist() == [True]
+
+
 def test_scalars_are_weak(backend):
     """Fault 14: no NumPy scalar, 0-d array or Python number makes float32 wider."""
     t = mg.ones(2)
@@ -345,6 +433,19 @@ def test_duplicate_indices_all_count(backend):
 
 
 # --- empty tensors, backends ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+def test_the_extremum_that_is_nan_is_attained_at_nan(name, backend):
+    values = np.array([[1.0, np.nan, 3.0, np.nan], [2.0, 5.0, 5.0, 2.0]])
+    x = mg.Tensor(values, requires_grad=True)
+    getattr(mg, name)(x, axis=1).sum().backward()
+    even = [0, 0.5, 0.5, 0] if name == "max" else [0.5, 0, 0, 0.5]
+    assert x.grad.tolist() == [[0, 0.5, 0, 0.5], even]
+    torch = pytest.importorskip("torch")
+    a = torch.tensor(values[0], requires_grad=True)
+    getattr(a, name)().backward()
+    assert x.grad.tolist()[0] == a.grad.tolist()
 
 
 def test_empty_tensors(backend):
@@ -406,3 +507,46 @@ def test_the_same_words_on_every_backend(backend):
     assert "shape (3,) is invalid for a tensor of shape (2, 2)" in words(
         lambda: mg.zeros((2, 2)).reshape(3)
     )
+
+
+# --- whole numbers, and where lists go -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: mg.arange(5)[1.7:3.9], mg.IndexTypeError),
+        (lambda: mg.arange(5)[: mg.Tensor(2.0)], mg.IndexTypeError),
+        (lambda: mg.arange(6).reshape(2.9, 3), mg.ShapeError),
+        (lambda: mg.arange(6).reshape((2.0, 3)), mg.ShapeError),
+        (lambda: mg.split(mg.arange(6), [1.5]), mg.ShapeError),
+    ],
+)
+def test_a_fraction_is_no_size_and_no_bound(call, error, backend):
+    with pytest.raises(error, match="made of integers"):
+        call()
+
+
+def test_a_whole_number_of_any_kind_is_a_size_and_a_bound(backend):
+    two = mg.Tensor(2)
+    assert mg.arange(5)[np.int8(1) : two].tolist() == [1]
+    assert mg.arange(6).reshape(np.int64(2), -1).shape == mg.arange(6).reshape((two, 3)).shape
+    assert [part.tolist() for part in mg.split(mg.arange(4), np.int64(2))] == [[0, 1], [2, 3]]
+
+
+def test_a_list_joins_the_tensors_backend():
+    with mg.use_backend("numba"):
+        x = mg.Tensor([1.0, 2.0, 3.0])
+    for y in (
+        x[[0, 1]],
+        x[[]],
+        mg.take(x, [0, 1]),
+        mg.take_along_axis(x, [0, 1], 0),
+        mg.scatter_add(x, [0, 1], [1.0, 2.0]),
+        mg.concatenate([x, [1.0, 2.0]]),
+        mg.concatenate([[1.0, 2.0], x]),
+        mg.stack([x, [1.0, 2.0, 3.0]]),
+    ):
+        assert y.backend is x.backend
+    assert x[[2, 0]].tolist() == [3.0, 1.0]
+    assert mg.concatenate([[0.0], x]).tolist() == [0.0, 1.0, 2.0, 3.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import re
 import threading
@@ -48,6 +49,16 @@ class Other:
 
     def __init__(self, name: str) -> None:
         self.__dict__.update(vars(made(name)))
+
+
+@dataclasses.dataclass
+class Compared(Other):
+    """A backend that is compared by its fields, as a dataclass is unless told otherwise."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        Other.__init__(self, self.name)
 
 
 # --- where the choice comes from -----------------------------------------------------------------
@@ -299,6 +310,8 @@ def test_what_is_no_backend_is_told() -> None:
     assert "is not a backend: it lacks name, api, xp" in lacking
     newer = message(mg.BackendUnavailableError, lambda: mg.set_backend(made("new", api=2)))
     assert "speaks version 2 of the backend contract; this minigrad, 1" in newer
+    no_key = message(mg.BackendUnavailableError, lambda: mg.set_backend(Compared("numbers")))
+    assert "unhashable type: 'Compared', and it must be a key; a dataclass needs eq=False" in no_key
 
 
 def test_the_real_cupy_without_a_gpu() -> None:

@@ -219,6 +219,86 @@ def test_minutes_end_in_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 27 < now[0] - begin < 33
 
 
+def test_minutes_end_by_the_clock_where_the_measurement_was_off(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Steps that take five times as long as those measured: over after 1.05 times the minutes."""
+    now, advance = [100.0], Session.advance
+
+    def step(self: Session) -> float:
+        now[0] += 0.1 if Path("minigrad-rnn.safetensors").exists() else 0.02
+        return advance(self)
+
+    monkeypatch.setattr(train_command.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Session, "advance", step)
+    assert cli.main(["train", "--text", "t.txt", *SMALL, "--minutes", "0.5"]) == 0
+    assert 31.5 < now[0] - 100 < 31.7
+    session = Session.load("minigrad-rnn.safetensors", _corpus("t.txt"))
+    planned = session.settings.steps
+    assert 300 <= session.step < 320 and 1300 < planned < 1500
+    assert session.validations[-1][0] == session.step
+    said = capsys.readouterr().out
+    assert f"done      32 seconds, {session.step:,} of the {planned:,} planned steps, valid" in said
+    assert resume_line(said) == ["train", "--text", "t.txt", "--resume"]
+    assert cli.main(resume_line(said)) == 0
+    assert Session.load("minigrad-rnn.safetensors", _corpus("t.txt")).step == planned
+
+
+def test_a_status_line_every_ten_seconds_where_there_is_no_terminal(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three seconds a step: a line after 12, 24 and 36 of the 42 seconds, and at the end."""
+    now, advance = [0.0], Session.advance
+
+    def slowly(self: Session) -> float:
+        now[0] += 3.0
+        return advance(self)
+
+    monkeypatch.setattr(train_command.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Session, "advance", slowly)
+    assert cli.main(["train", "--text", "t.txt", *SMALL, "--steps", "14"]) == 0
+    said = capsys.readouterr()
+    assert "\r" not in said.err
+    assert re.findall(r"^step (\d+) of 14, epoch .* chars/s$", said.err, re.M) == [
+        "4", "8", "12", "14",
+    ]  # fmt: skip
+    assert "expected  36 seconds\n" in said.out  # 12 steps, after the first and one to measure
+    assert "done      42 seconds" in said.out
+
+
+def test_the_losses_are_written_with_every_save(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance, seen = Session.advance, []
+
+    def step(self: Session) -> float:
+        seen.append(len(Path("minigrad-rnn.csv").read_text().splitlines()) - 1)
+        return advance(self)
+
+    monkeypatch.setattr(train_command, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(Session, "advance", step)
+    assert cli.main(["train", "--text", "t.txt", *SMALL, "--steps", "5"]) == 0
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_one_thread_is_advised_where_nobody_chose(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advice = "          OMP_NUM_THREADS=1 is often faster on a busy machine\n"
+    words = ["train", "--text", "t.txt", *SMALL, "--steps", "1"]
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0, 1}, raising=False)
+    assert cli.main(words) == 0
+    assert advice in capsys.readouterr().out
+    monkeypatch.setattr(os, "sched_getaffinity", lambda number: {0}, raising=False)
+    assert cli.main(words) == 0
+    assert advice not in capsys.readouterr().out
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert cli.main(words) == 0
+    assert advice not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("minutes", [0.25, 1.0])
 def test_minutes_end_in_time_on_a_real_clock(folder: Path, minutes: float) -> None:
@@ -228,7 +308,10 @@ def test_minutes_end_in_time_on_a_real_clock(folder: Path, minutes: float) -> No
     assert time.monotonic() - begin == pytest.approx(60 * minutes, rel=0.1)
 
 
-def test_measuring_for_minutes_changes_no_number(here: Path) -> None:
+def test_measuring_for_minutes_changes_no_number(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_command, "GRACE", 1e6)  # all planned steps are made
     words = ["train", "--text", "t.txt", *SMALL, "--layers", "2", "--dropout", "0.2"]
     assert cli.main([*words, "--minutes", "0.01", "--save", "a.npz"]) == 0
     steps = mg.load("a.npz")[1]["settings"]["steps"]
@@ -416,8 +499,18 @@ def test_resuming_elsewhere_says_what_differs(
 
 def test_nothing_is_left_to_do(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--text", "t.txt", *SMALL, "--steps", "2"]
-    assert cli.main(words) == cli.main([*words, "--resume"]) == 0
-    assert "2 steps are made; --epochs or --steps asks for more" in capsys.readouterr().out
+    assert cli.main(words) == 0
+    capsys.readouterr()
+    assert cli.main([*words, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^done      2 steps \(0\.\d+ epochs\) are made; --epochs or --steps asks for more$",
+        said,
+        re.M,
+    )
+    assert "steps 3 to 2" not in said and "Ctrl-C" not in said
+    assert cli.main(resume_line(said)) == 0
+    assert Session.load("minigrad-rnn.safetensors", _corpus("t.txt")).step > 2
 
 
 @pytest.mark.parametrize("error", [None, mg.NonFiniteError])
@@ -555,6 +648,9 @@ def test_mistakes_with_a_model(here: Path, capsys: pytest.CaptureFixture[str]) -
     assert "was trained on 't.txt', whose text was not that of 'u.txt'" in said
     assert Path("minigrad-rnn.safetensors").read_bytes() == before
     assert "'Q' (U+0051, position 0) is not among" in mistake(capsys, "sample", "--prime", "Q")
+    said = mistake(capsys, "sample", "--prime", "the 漢")
+    assert said.startswith("minigrad-rnn sample: '漢' (U+6F22, position 4) is not among the ")
+    assert said.endswith("characters that the model knows: choose another --prime")
     assert "--prime needs at least one" in mistake(capsys, "sample", "--prime", "")
     Path("v.txt").write_text("THE DOG")
     said = mistake(capsys, "score", "v.txt")

@@ -1,5 +1,8 @@
 """Stack, Residual, the states, and the layers, against chains of transcriptions and PyTorch."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -141,6 +144,13 @@ def test_learned_state_starts_as_the_cells_own_and_is_learned(backend):
     rows = gradients(mg.sum(unroll(cell, xs, state)[0]), state)
     for gradient, per_row in zip(ours, rows, strict=True):
         close(gradient, per_row.sum(axis=0, keepdims=True))
+
+
+def test_a_learned_state_is_copied_and_pickled(backend):
+    learned = rnn.LearnedState(random_cell("lstm", D, H, np.random.default_rng(7)))
+    for other in (copy.deepcopy(learned), pickle.loads(pickle.dumps(learned))):
+        assert other.start[0] is not learned.start[0]
+        same_bits(other.initial_state(B), learned.initial_state(B))
 
 
 def test_noisy_state_only_while_training(backend):
@@ -339,3 +349,12 @@ def test_states_of_other_shapes(backend):
         rnn.Stack(cells)(xs[0], (mg.zeros((B, 2)),))
     with pytest.raises(mg.ShapeError, match="Layers: 2 layers got a state of 1 parts"):
         rnn.Layers(cells)(xs, (mg.zeros((B, 2)),))
+
+
+def test_a_given_state_leaves_the_generator_alone(backend):
+    cell = rnn.NoisyState(rnn.RNNCell(2, 3), 0.1)
+    before = mg.random.generator.numpy().copy()
+    unroll(cell, mg.zeros((T, B, 2)), mg.zeros((B, 3)))
+    assert np.array_equal(mg.random.generator.numpy(), before)
+    unroll(cell, mg.zeros((T, B, 2)))
+    assert not np.array_equal(mg.random.generator.numpy(), before)

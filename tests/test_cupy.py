@@ -94,9 +94,9 @@ def agree(row: Row, dtype: str) -> int:
         got = evaluated(row, sample, FAKE, dtype)
         assert len(got) == len(want)
         for ours, theirs in zip(got, want):
-            assert isinstance(ours.data, fake_cupy.ndarray)
+            assert isinstance(ours._data, fake_cupy.ndarray)
             assert ours.dtype == theirs.dtype
-            np.testing.assert_array_equal(ours.data.host, theirs.numpy(), err_msg=row.name)
+            np.testing.assert_array_equal(ours._data.host, theirs.numpy(), err_msg=row.name)
             count += 1
     return count
 
@@ -144,9 +144,9 @@ def test_training_copies_nothing_to_the_host_and_gives_numpys_bits(
         patch.setenv("MINIGRAD_CHECK_INDEX", "0")
         losses = [step() for _ in range(4)]
     reference, theirs = classifier("numpy")
-    assert [t.data.host[()] for t in losses] == [reference().item() for _ in losses]
+    assert [t._data.host[()] for t in losses] == [reference().item() for _ in losses]
     for ours, other in zip(parameters, theirs):
-        np.testing.assert_array_equal(ours.data.host, other.numpy())
+        np.testing.assert_array_equal(ours._data.host, other.numpy())
 
 
 def test_the_range_check_reads_two_numbers_a_gather_and_nothing_else_is_read() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,14 @@ from tests.test_contract import run
 ZERO = np.array([[1.0, 2.0], [3.0, 0.0]], np.float32)
 
 
-def watching(*kinds: str) -> Any:
+@contextlib.contextmanager
+def watching(*kinds: str) -> Iterator[None]:
     """The block in which every op is watched, as under MINIGRAD_DEBUG=kinds."""
-    return in_mode(type(default_mode)(run=debug.watch(execute, kinds)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("atexit.register", lambda summary: None)  # not at the end of the suite
+        run = debug.watch(execute, kinds)
+    with in_mode(type(default_mode)(run=run)):
+        yield
 
 
 def accused(call: Callable[[], Any]) -> str:

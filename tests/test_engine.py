@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -317,6 +318,100 @@ def test_two_threads_on_one_graph_are_told(backend):
     assert np.allclose(x.grad.numpy(), np.cos(x.numpy()))
 
 
+def in_threads(*works) -> list[BaseException]:
+    """Run functions at the same time; what they raised."""
+    failed, start = [], threading.Barrier(len(works))
+
+    def run(work) -> None:
+        start.wait()
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failed
+
+
+def test_two_threads_with_two_roots_over_shared_values_are_told(backend):
+    x, w = leaf(3), leaf(3, seed=1)
+    shared = mg.sin(x)
+    first, second, apart = (shared * 2).sum(), (shared * 3).sum(), (w[0] * w[1]).sum()
+    inside, go_on = threading.Event(), threading.Event()
+
+    def wait(g):
+        inside.set()
+        assert go_on.wait(20)
+
+    shared.register_hook(wait)
+
+    def other() -> None:
+        assert inside.wait(20)
+        try:
+            (w[0] * w[2]).sum().backward()  # a leaf and its slices may be shared
+            apart.backward()
+            with pytest.raises(mg.GradientError, match="another thread is running backward on"):
+                second.backward()
+        finally:
+            go_on.set()
+
+    assert not in_threads(lambda: (first + (w[0] * w[1]).sum()).backward(), other)
+    assert np.allclose(x.grad.numpy(), 2 * np.cos(x.numpy()))
+    a, b, c = w.numpy()
+    assert np.allclose(w.grad.numpy(), [2 * b + c, 2 * a, a])
+
+
+def test_threads_add_to_one_leaf_without_losing_a_part(monkeypatch):
+    """Each thread reads the gradient before any of them has written it, unless kept apart."""
+    w = leaf(2)
+    w.grad = mg.zeros(2, dtype="float64")
+    make = mg.autodiff.make
+
+    def slow(*args):
+        time.sleep(0.02)
+        return make(*args)
+
+    monkeypatch.setattr(mg.autodiff, "make", slow)
+    assert not in_threads(*[lambda: (w * 1.0).sum().backward()] * 4)
+    assert w.grad.tolist() == [4.0, 4.0]
+
+
+def test_threads_never_draw_the_same_key(monkeypatch):
+    mg.random.seed(1)
+    drawn, draw = [], mg.random._next
+
+    def slow(state):
+        key = draw(state)
+        time.sleep(0.005)
+        return key
+
+    monkeypatch.setattr(mg.random, "_next", slow)
+    work = lambda: drawn.extend(mg.random.next_key().words.tolist()[0] for _ in range(5))  # noqa: E731
+    assert not in_threads(work, work, work)
+    assert len(set(drawn)) == 15
+
+
+def test_one_scope_may_be_entered_by_two_threads_at_once():
+    quiet, turn = mg.no_grad(), threading.Barrier(2)
+    seen = []
+
+    def work() -> None:
+        with quiet:
+            turn.wait(20)
+            with quiet:
+                seen.append((leaf(2) * 2).requires_grad)
+            turn.wait(20)
+            seen.append((leaf(2) * 2).requires_grad)
+        seen.append((leaf(2) * 2).requires_grad)
+
+    assert not in_threads(work, work)
+    assert sorted(seen) == [False] * 4 + [True] * 2
+
+
 def test_grad_mode_and_backend_belong_to_the_thread_and_the_task():
     seen = {}
 
@@ -375,6 +470,38 @@ def test_a_forked_child_goes_on_with_the_graph(backend):
         print(np.array_equal(x.grad.numpy(), want))
     """
     assert python(script, MINIGRAD_BACKEND=backend) == "0\nTrue"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_fork_while_another_thread_draws_and_runs_backward():
+    """The child has neither the other thread nor what that one held."""
+    script = """
+        import os, signal, threading
+        import minigrad as mg
+        from minigrad import autodiff
+        x = mg.Tensor(2.0, requires_grad=True)
+        y = mg.sin(x)
+        inside, go_on = threading.Event(), threading.Event()
+        def wait(g):
+            with mg.random._lock, autodiff._grad_lock, autodiff._active_lock:
+                inside.set()
+                go_on.wait(20)
+        y.register_hook(wait)
+        thread = threading.Thread(target=y.backward)
+        thread.start()
+        inside.wait(20)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            mg.random.normal(None, (2,))
+            (x * x).backward()
+            os._exit(0 if x.grad.item() == 4.0 else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        go_on.set()
+        thread.join()
+        print(x.grad is not None)
+    """
+    assert python(script) == "0\nTrue"
 
 
 def test_two_processes_agree_to_the_bit(backend):
@@ -437,6 +564,27 @@ def test_second_backward(backend):
     assert np.allclose(x.grad.numpy(), 2 * np.exp(x.numpy())), "gradients add up"
 
 
+def test_what_kept_no_values_may_be_gone_through_again(backend):
+    """A loop over the parts of a leaf, a backward for each; the sum of squares' gradient is 2 x."""
+    xs = leaf(3, 2)
+    for x in xs:
+        (x * x).sum().backward()
+    assert np.allclose(xs.grad.numpy(), 2 * xs.numpy())
+    y = xs.sum()
+    y.backward()
+    y.backward()
+    assert np.allclose(xs.grad.numpy(), 2 * xs.numpy() + 2)
+
+
+def test_an_input_whose_own_record_is_freed_still_has_a_gradient(backend):
+    x = leaf(3)
+    h = mg.sin(x)
+    (h * h).sum().backward()
+    assert np.array_equal(mg.pullback((h * 3).sum(), h).numpy(), [3.0, 3.0, 3.0])
+    with pytest.raises(mg.GradientError, match="ran through this graph before"):
+        mg.pullback((h * 3).sum(), x)
+
+
 @pytest.mark.parametrize(
     ("make", "why"),
     [
@@ -482,6 +630,16 @@ def test_unused_input(backend):
     assert np.allclose(gx.numpy(), np.cos(x.numpy()))
 
 
+def test_an_unused_output_of_several_is_an_unused_input(backend):
+    first, second = mg.split(leaf(4), 2)
+    y = (first * 3).sum()
+    with pytest.raises(mg.GradientError, match=r"number 0 was not used.*allow_unused=True"):
+        mg.pullback(y, second)
+    gs = mg.pullback(y, [second, first], allow_unused=True)
+    assert gs[0] is None
+    assert gs[1].tolist() == [3.0, 3.0]
+
+
 def test_an_error_on_the_way_leaves_no_gradient_half_done(backend):
     a, b = leaf(3), leaf(3)
 
@@ -519,6 +677,28 @@ def test_hooks_see_the_whole_cotangent_once_and_may_replace_it(backend):
     loss.backward()
     assert len(seen) == 1
     assert np.allclose(x.grad.numpy(), 7 * np.cos(x.numpy()))
+
+
+def test_what_a_hook_returns_has_to_fit(backend):
+    x = leaf(3)
+
+    def pulled(hook):
+        y = mg.sin(x)
+        y.register_hook(hook)
+        return mg.pullback(y.sum(), x)
+
+    with pytest.raises(mg.ShapeError, match=r"a hook gave a gradient of shape \(\) .*\(3,\)"):
+        pulled(lambda g: g.sum())
+    elsewhere = mg.resolve("numpy").__class__()
+    with pytest.raises(mg.BackendMismatchError, match="a hook gave a gradient on backend 'numpy'"):
+        pulled(lambda g: mg.Tensor(g.numpy(), backend=elsewhere))
+    g = pulled(lambda g: g.astype("float32") * 2)
+    assert g.dtype == np.float64
+    assert np.allclose(g.numpy(), 2 * np.cos(x.numpy()))
+    y = mg.sin(x)
+    y.register_hook(lambda g: np.array([1.0, 2.0, 3.0]))
+    y.sum().backward()
+    assert np.allclose(x.grad.numpy(), np.cos(x.numpy()) * [1, 2, 3])
 
 
 def test_hooks_on_leaves_and_on_one_output_of_several(backend):
@@ -643,3 +823,28 @@ def test_backward_runs_where_the_graph_was_recorded():
     with mg.use_backend("numpy"):
         y.backward()
     assert x.grad.backend.name == "numba"
+
+
+def test_names_hooks_and_values_given_to_one_slice_stay_there(backend):
+    xs = mg.zeros((3, 2))
+    xs[0].assign(mg.ones(2))
+    assert xs[0].tolist() == xs.tolist()[0] == [0.0, 0.0]
+    xs = leaf(3, 2)
+    first = xs[0]
+    first.name = "first"
+    assert xs[0].name is None
+    seen = []
+    first.register_hook(lambda g: seen.append(g.tolist()))
+    xs[0].sum().backward()
+    assert not seen
+    assert np.array_equal(xs.grad.numpy(), [[1, 1], [0, 0], [0, 0]])
+    first.sum().backward()
+    assert seen == [[1.0, 1.0]]
+
+
+def test_numpys_integers_index_as_pythons_do(backend):
+    def loop(xs):
+        return sum(mg.sin(xs[t]).sum() for t in np.arange(len(xs)))
+
+    assert work_of(loop, 7) == work_of(by_index, 7)
+    assert mg.Tensor([1.0, 2.0])[np.int8(-1)].item() == 2.0

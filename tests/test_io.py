@@ -138,6 +138,8 @@ def test_saving_wants_names_values_and_a_suffix_it_knows(tmp_path: Path) -> None
         (good, {}, {"x": object()}, "metadata must be JSON"),
         (tmp_path / "no" / "a.npz", {}, {}, "not saved: No such file"),
     ]
+    cases.append((good, mg.nn.Linear(2, 1), {}, r"Linear is no dict .* pass its .state_dict\(\)"))
+    cases.append((good, [np.ones(1)], {}, "list is no dict of tensors by name$"))
     for path, tensors, metadata, words in cases:
         with pytest.raises(mg.CheckpointError, match=words):
             mg.save(path, tensors, metadata)

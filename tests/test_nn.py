@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,26 @@ def test_a_state_that_does_not_fit_lists_everything_and_changes_nothing() -> Non
     assert tower.scale.tolist() == [5, 6]
 
 
+def test_a_state_that_is_no_dict_is_told(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 1)
+    mg.save(tmp_path / "a.npz", layer.state_dict())
+    with pytest.raises(mg.StateDictError, match=r"not a tuple; minigrad.load returns two things"):
+        layer.load_state_dict(mg.load(tmp_path / "a.npz"))
+    with pytest.raises(mg.StateDictError, match=r"by name, not a Linear$"):
+        layer.load_state_dict(layer)
+
+
+def test_a_result_kept_as_an_attribute_is_no_buffer() -> None:
+    tower = Tower()
+    before = list(tower.state_dict())
+    tower.last = tower(mg.ones((2, 3)))
+    assert list(tower.state_dict()) == before
+    tower.to(Elsewhere())
+    assert tower.last.backend.name != "elsewhere"
+    tower.load_state_dict(tower.state_dict())
+    assert "last" not in repr(tower)
+
+
 def test_to_moves_the_same_objects() -> None:
     tower, elsewhere = Tower(), Elsewhere()
     tower(mg.ones((2, 3))).sum().backward()
@@ -181,8 +202,23 @@ def test_a_graph_recorded_before_a_move_still_differentiates() -> None:
     y = layer(x).sum()
     weights = layer.W.tolist()
     layer.to(Elsewhere())
-    y.backward()
-    assert x.grad.tolist() == [[weights[0][0], weights[1][0]]]
+    assert mg.pullback(y, x).tolist() == [[weights[0][0], weights[1][0]]]
+
+
+def test_a_gradient_for_a_moved_parameter_is_an_error_not_lost() -> None:
+    layer = nn.Linear(2, 1, bias=False)
+    x = mg.Tensor([[3.0, 4.0]], requires_grad=True)
+    layer.W.name = "the weights"
+    y = layer(x).sum()
+    layer.to(Elsewhere())
+    with pytest.raises(
+        mg.GradientError, match="the weights was moved to 'elsewhere' after this graph was recorded"
+    ):
+        y.backward()
+    assert layer.W.grad is None
+    assert x.grad is None
+    layer(mg.ones((1, 2), backend=layer.W.backend)).sum().backward()
+    assert layer.W.grad.tolist() == [[1.0], [1.0]]
 
 
 def test_copies_are_independent_and_keep_what_is_shared() -> None:

@@ -263,6 +263,21 @@ def test_state_dict_names_and_faults() -> None:
     )
 
 
+def test_looking_at_a_model_renames_nothing() -> None:
+    """The names in a state_dict are those of the constructor, whatever was printed or read."""
+    layer = nn.Linear(2, 1)
+    optimizer = optim.Adam([layer.W, layer.b])
+    state = optimizer.state_dict()
+    repr(layer), dict(layer.named_parameters()), layer.state_dict()
+    assert layer.W.name is None
+    layer.parameters()  # this one names them
+    assert layer.W.name == "W"
+    optimizer.load_state_dict(state)
+    fresh = nn.Linear(2, 1)
+    repr(fresh)
+    optim.Adam([fresh.W, fresh.b]).load_state_dict(state)
+
+
 def test_the_learning_rate_reads_and_assigns() -> None:
     p = nn.Parameter(1.0, dtype="float64")
     optimizer = optim.SGD([p], lr=0.5)

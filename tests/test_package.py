@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import minigrad as mg
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,3 +49,22 @@ def test_draw_is_the_one_of_pictures() -> None:
 def test_exports_exist_once_and_in_order() -> None:
     assert mg.__all__ == sorted(set(mg.__all__))
     assert [name for name in mg.__all__ if not hasattr(mg, name)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("softmax", "functional.softmax"),
+        ("cat", "concatenate"),
+        ("abs", "absolute"),
+        ("conctenate", "concatenate"),
+    ],
+)
+def test_a_name_of_another_library_leads_to_ours(name, nearest):
+    with pytest.raises(AttributeError, match=f"did you mean minigrad.{nearest}"):
+        getattr(mg, name)
+
+
+def test_dir_shows_what_is_public():
+    assert set(dir(mg)) == set(mg.__all__) and "draw" in dir(mg)
+    assert not hasattr(mg, "_nothing") and not hasattr(mg, "xyzzy_plugh")

@@ -474,6 +474,14 @@ def test_several_outputs_are_told_apart():
     assert labels == ["[0]", "[2]"]
 
 
+def test_an_op_written_against_the_whole_backend_is_computed_again(backend):
+    """scatter's forward takes the backend, not its namespace."""
+    v = leaf([2.0, 3.0], "v")
+    y = mg.scatter_add(v * v, [1, 1], v).sum()  # the product keeps the values of v
+    shown = {box.lines[0]: box.lines[1:] for box in draw(y).boxes.values()}
+    assert shown["scatter"][1:] == ("(2,)", "= [0, 5]", "∂ [1, 1]")
+
+
 def test_a_large_graph_shows_what_is_near():
     y = x = leaf(0.5, "x")
     for _ in range(3000):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -206,6 +208,108 @@ def test_checkpoint_of_second_order(backend):
     mg.gradcheck(mg.checkpoint(f), mg.Tensor(X), order=2)
 
 
+def sliced(xs):
+    """sum(xs[0]) + sum(w * xs[1] * xs[2]), w all ones, the second part recomputed in backward."""
+    first = xs[0]
+    w = mg.Tensor(np.ones(2), requires_grad=True)
+    y = mg.checkpoint(lambda w: (w * xs[1] * xs[2]).sum())(w)
+    return first.sum(), y
+
+
+def test_a_checkpoint_finds_the_slices_that_it_used_whatever_came_between(backend):
+    rows = np.arange(1.0, 7.0).reshape(3, 2)
+    want = [[1.0, 1.0], rows[2], rows[1]]
+
+    def nothing(xs, first):
+        return first
+
+    def anomaly(xs, first):
+        with mg.detect_anomaly():
+            assert xs[0].requires_grad
+        return first
+
+    def unrecorded(xs, first):
+        with mg.no_grad():
+            assert not xs[1].requires_grad
+        return first
+
+    def backward_before(xs, first):
+        first.backward()
+        return 0.0
+
+    for between in (nothing, anomaly, unrecorded, backward_before):
+        for scope in (contextlib.nullcontext(), mg.detect_anomaly()):
+            xs = mg.Tensor(rows, requires_grad=True)
+            first, y = sliced(xs)
+            first = between(xs, first)
+            with scope:
+                (y + first).backward()
+            np.testing.assert_array_equal(xs.grad.numpy(), want, err_msg=between.__name__)
+
+
+def test_a_checkpoint_that_takes_another_way_the_second_time_is_an_error(backend):
+    a, b = mg.Tensor(X, requires_grad=True), mg.Tensor(X + 1, requires_grad=True)
+    which = [a]
+    y = mg.checkpoint(lambda v: (v * which[0]).sum())(mg.Tensor(V, requires_grad=True))
+    which[0] = b
+    with pytest.raises(mg.GradientError, match="came from other tensors; pass what"):
+        y.backward()
+    assert a.grad is None and b.grad is None
+    way = [True]
+    y = mg.checkpoint(lambda v: (v * 2 if way[0] else mg.ones(3)).sum())(a)
+    way[0] = False
+    with pytest.raises(mg.GradientError, match="came from other tensors"):
+        y.backward()
+
+
+def test_a_checkpoint_recomputes_on_the_backend_and_the_numbers_of_the_first_time():
+    def noisy(x):
+        return (x * mg.random.normal(None, (3,), "float64") * mg.ones(3, dtype="float64")).sum()
+
+    elsewhere = mg.resolve("numpy").__class__()
+    mg.random.seed(7)
+    want = mg.random.normal(None, (3,), "float64").numpy()
+    mg.random.seed(7)
+    x = mg.Tensor(X, requires_grad=True)
+    y = mg.checkpoint(noisy)(x)
+    other = mg.random.normal(None, (), "float64").item()
+    with mg.use_backend(elsewhere):
+        y.backward()
+    np.testing.assert_array_equal(x.grad.numpy(), want)
+    mg.random.seed(7)
+    mg.random.normal(None, (3,))
+    assert mg.random.normal(None, (), "float64").item() == other
+
+
+def test_results_of_a_checkpoint_keep_their_own_precision(backend):
+    """A float32 result beside a float64 one costs the other's gradient no digits."""
+    x = mg.Tensor(X, requires_grad=True)
+
+    def pair(x):
+        return mg.sin(x).astype("float32"), mg.exp(x)
+
+    single, double = mg.checkpoint(pair)(x)
+    assert single.dtype == np.float32 and double.dtype == np.float64
+    seen = []
+    single.register_hook(lambda g: seen.append(g.dtype))
+    ((double * mg.Tensor(V)).sum() + (single * 0).sum()).backward()
+    np.testing.assert_allclose(x.grad.numpy(), np.exp(X) * V, rtol=1e-15)
+    assert seen == [np.float32]
+
+
+def test_hooks_do_not_act_on_forward_derivatives(backend):
+    """d (h^2) = 2 h dh, whatever becomes of gradients at h; h = 2 x, x = 1, dx = 1."""
+
+    def hooked(x):
+        h = x * 2
+        h.register_hook(lambda g: g * 10)
+        return h * h / 2
+
+    one = mg.Tensor(1.0)
+    assert [t.item() for t in mg.jvp(hooked, (one,), (one,))] == [2.0, 4.0]
+    assert mg.grad(hooked)(one).item() == 40.0
+
+
 def test_checkpoint_keeps_only_the_inputs(backend):
     """Its node is the only one between the result and the inputs."""
     x = mg.Tensor(X, requires_grad=True)
@@ -254,6 +358,28 @@ def test_gradcheck_names_what_is_wrong(backend):
     named.name = "speed"
     with pytest.raises(mg.GradientError, match=r"argument 0, tensor 1 \(speed\) is wrong"):
         mg.gradcheck(lambda p: p[0] * p[1].detach(), (mg.Tensor(V), named))
+
+
+def test_gradcheck_of_a_module_moves_its_parameters(backend):
+    class Slope(mg.nn.Module):
+        def __init__(self, right):
+            self.layers, self.right = [mg.nn.Linear(3, 2, dtype="float64")], right
+
+        def __call__(self, x):
+            y = mg.tanh(self.layers[0](x))
+            return y if self.right else y * self.layers[0].b.detach()
+
+    x = mg.Tensor(np.arange(6.0).reshape(2, 3) / 6)
+    module = Slope(True)
+    before = {name: t.numpy() for name, t in module.state_dict().items()}
+    assert mg.gradcheck(lambda m, x: m(x), module, x, order=2)
+    assert all(np.array_equal(t.numpy(), before[n]) for n, t in module.state_dict().items())
+    wrong = Slope(False)
+    wrong.layers[0].b.assign(mg.ones(2, dtype="float64"))
+    with pytest.raises(mg.GradientError, match=r"layers\.0\.b\) is wrong"):
+        mg.gradcheck(lambda m, x: m(x), wrong, x)
+    with pytest.raises(mg.GradientError, match=r"does not depend on argument 0.*layers\.0\.W"):
+        mg.gradcheck(lambda m, x: module(x), module, x)
 
 
 def test_gradcheck_refuses(backend):

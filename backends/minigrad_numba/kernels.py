@@ -164,7 +164,7 @@ def logsumexp(x: Array, *, axis: tuple[int, ...], keepdims: bool) -> Array:
 
 _U = np.uint64
 _M0, _M1, _W0, _W1 = _U(0xD2511F53), _U(0xCD9E8D57), _U(0x9E3779B9), _U(0xBB67AE85)
-_LOW, _HALF, _ZERO, _ONE = _U(0xFFFFFFFF), _U(32), _U(0), _U(1)
+_LOW, _HALF, _ZERO, _ONE, _TWO = _U(0xFFFFFFFF), _U(32), _U(0), _U(1), _U(2)
 
 
 @register_jitable(forceinline=True)
@@ -213,15 +213,19 @@ def random_bits(key: Array, *, shape: tuple[int, ...]) -> Array:
 
 
 @kernel()
-def _fold(keys: Array, numbers: Array, out: Array) -> None:
+def _fold(keys: Array, numbers: Array, word: Any, out: Array) -> None:
     for i in range(numbers.size):
         n, k0, k1 = _U(numbers[i]), _U(keys[i, 0]), _U(keys[i, 1])
-        first, second, _, _ = _philox(n, _ONE, k0, k1)
+        first, second, _, _ = _philox(n, word, k0, k1)
         out[i, 0], out[i, 1] = first, second
 
 
 def random_fold(key: Array, n: Array) -> Array:
     """The n-th key under each key, equal to the bit to that of the op's forward."""
+    return _folded(key, n, _ONE)
+
+
+def _folded(key: Array, n: Array, word: Any) -> Array:
     shape = n.shape
     if key.shape[:-1] != shape:
         shape = np.broadcast_shapes(key.shape[:-1], shape)
@@ -229,14 +233,14 @@ def random_fold(key: Array, n: Array) -> Array:
     keys = _plain(key).reshape(-1, 2)
     numbers = n.astype(np.int64).ravel()
     out = np.empty((numbers.size, 2), np.uint32)
-    _fold(keys, numbers, out)
+    _fold(keys, numbers, word, out)
     return out.reshape((*shape, 2))
 
 
 def random_next(state: Array) -> Array:
     """The key of a generator's (seed, counter)."""
     seed = np.array(state[:1], np.dtype("<i8")).view(np.dtype("<u4"))
-    return random_fold(seed, state[1])
+    return _folded(seed, state[1], _TWO)
 
 
 @kernel()

@@ -76,12 +76,6 @@ def linspace(
     return make(where.xp.linspace(start, stop, num, dtype=dtype), where)
 
 
-def from_dlpack(x: Any, backend: str | Backend | None = None) -> Tensor:
-    """A copy of another library's array, of whatever has `__dlpack__`."""
-    where = current() if backend is None else resolve(backend, "backend=")
-    return Tensor(where.xp.from_dlpack(x), backend=where)
-
-
 def zeros_like(x: Tensor, dtype: Any = None) -> Tensor:
     """Zeros of x's shape, dtype and backend."""
     return zeros(x.shape, x.dtype if dtype is None else dtype, x.backend)

@@ -136,12 +136,14 @@ sigmoid = op("sigmoid", _sigmoid, **_FLOAT, x=lambda g, y: g * y * (1 - y))
 
 # --- comparison and choice -----------------------------------------------------------------------
 
-equal = op("equal", lambda xp, a, b: xp.equal(a, b), shape=specs.boolean)
-not_equal = op("not_equal", lambda xp, a, b: xp.not_equal(a, b), shape=specs.boolean)
-less = op("less", lambda xp, a, b: xp.less(a, b), shape=specs.boolean)
-less_equal = op("less_equal", lambda xp, a, b: xp.less_equal(a, b), shape=specs.boolean)
-greater = op("greater", lambda xp, a, b: xp.greater(a, b), shape=specs.boolean)
-greater_equal = op("greater_equal", lambda xp, a, b: xp.greater_equal(a, b), shape=specs.boolean)
+_COMPARE: dict[str, Any] = {"shape": specs.boolean, "dtypes": "compare"}
+
+equal = op("equal", lambda xp, a, b: xp.equal(a, b), **_COMPARE)
+not_equal = op("not_equal", lambda xp, a, b: xp.not_equal(a, b), **_COMPARE)
+less = op("less", lambda xp, a, b: xp.less(a, b), **_COMPARE)
+less_equal = op("less_equal", lambda xp, a, b: xp.less_equal(a, b), **_COMPARE)
+greater = op("greater", lambda xp, a, b: xp.greater(a, b), **_COMPARE)
+greater_equal = op("greater_equal", lambda xp, a, b: xp.greater_equal(a, b), **_COMPARE)
 logical_and = op("logical_and", lambda xp, a, b: xp.logical_and(a, b), shape=specs.boolean)
 logical_or = op("logical_or", lambda xp, a, b: xp.logical_or(a, b), shape=specs.boolean)
 logical_not = op("logical_not", lambda xp, x: xp.logical_not(x), shape=specs.boolean)

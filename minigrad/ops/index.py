@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from minigrad.ops import specs
 from minigrad.ops.elementwise import add
 from minigrad.ops.shape import broadcast_to, reshape, tensor, unstack
 from minigrad.spec import Spec
-from minigrad.tensor import Shape, Tensor, make, normalize_axis
+from minigrad.tensor import Array, Node, Shape, Tensor, make, normalize_axis
 
 
 class _Array:
@@ -113,8 +115,7 @@ def _normalized(x: Any, key: Any) -> tuple[Template, list[Any]]:
         elif item is None:
             template.append(None)
         elif isinstance(item, slice):
-            bounds = (item.start, item.stop, item.step)
-            template.append(slice(*(None if b is None else int(b) for b in bounds)))
+            template.append(slice(*(_bound(b) for b in (item.start, item.stop, item.step))))
             seen += 1
         elif isinstance(item, (int, np.integer)) and not isinstance(item, bool):
             size = x.shape[seen]
@@ -125,18 +126,26 @@ def _normalized(x: Any, key: Any) -> tuple[Template, list[Any]]:
             template.append(int(item))
             seen += 1
         else:
-            indices.append(_integers(item, "an index"))
+            indices.append(_integers(item, "an index", x))
             template.append(ARRAY)
             seen += 1
     return tuple(template), indices
 
 
-def _integers(item: Any, what: str) -> Any:
+def _bound(value: Any) -> int | None:
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise IndexTypeError(f"a slice is made of integers and None, not {value!r}") from None
+
+
+def _integers(item: Any, what: str, x: Any) -> Any:
+    """Indices into x; a list of them joins x's backend."""
     if isinstance(item, (bool, float, str)) or item is None:
         raise IndexTypeError(f"{what} is made of integers, slices, None and ..., not {item!r}")
     if isinstance(item, list) and not item:
         item = np.zeros(0, dtype=np.int64)
-    values = item if hasattr(item, "dtype") else Tensor(item)
+    values = item if hasattr(item, "dtype") else Tensor(item, backend=getattr(x, "backend", None))
     if values.dtype.kind == "b":
         raise IndexTypeError(
             "a bool mask selects a number of elements that depends on values; use minigrad.where, "
@@ -152,35 +161,47 @@ def getitem(x: Any, key: Any) -> Tensor:
 
     xs[t] with an integer is unstack(xs)[t], the unstack made once: a loop over t costs O(T).
     """
-    if key.__class__ is int and isinstance(x, Tensor) and x.ndim:
+    if (key.__class__ is int or isinstance(key, np.integer)) and isinstance(x, Tensor) and x.ndim:
         size = x.shape[0]
         if not -size <= key < size:
             raise IndexRangeError(f"index {key} is out of bounds for axis 0 of shape {x.shape}")
-        return parts(x)[key]
+        node, arrays = _slices(x)
+        t = int(key) % size
+        return make(arrays[t], x.backend, node, t)
     template, indices = _normalized(x, key)
     return index(x, *indices, template=template)
 
 
-def parts(x: Tensor) -> tuple[Tensor, ...]:
-    """unstack(x) along the first axis, kept on the handle as long as it says the same."""
+def _slices(x: Tensor) -> tuple[Node | None, list[Array]]:
+    """Node and arrays of unstack(x), kept on x as long as they say the same.
+
+    Arrays, not handles: nobody's name, hook or assignment on x[t] reaches who asks for it next.
+    """
     mode = op_.mode.get()
-    kept = getattr(x, "_parts", None)
     recorded = x.node is not None and mode.recording
-    if kept is not None and kept[0] is mode.run and kept[1] == recorded:
-        found: tuple[Tensor, ...] = kept[2]
-        node = found[0].node if found else None
-        if node is None or not op_.freed(node):
-            return found
+    kept = getattr(x, "_parts", None)
+    if kept is not None:
+        run, node, arrays = kept
+        same = run is mode.run or run is _watched(mode.run)
+        if same and (not recorded or (node is not None and node.hooks is None)):
+            return (node if recorded else None), arrays
     found = unstack(x)
-    x._parts = (mode.run, recorded, found)
-    return found
+    node, arrays = (found[0].node if found else None), [op_.bare(part) for part in found]
+    x._parts = (_watched(mode.run), node, arrays)
+    return node, arrays
 
 
-def iterate(x: Tensor) -> Any:
+def _watched(run: Any) -> Any:
+    """What a `run` that only looks on, as detect_anomaly's does, looks at."""
+    return getattr(run, "watches", run)
+
+
+def iterate(x: Tensor) -> Iterator[Tensor]:
     """`for part in x`: the slices along the first axis."""
     if x.ndim == 0:
         raise TypeError("iteration over a 0-d tensor")
-    return iter(parts(x))
+    node, arrays = _slices(x)
+    return iter([make(array, x.backend, node, t) for t, array in enumerate(arrays)])
 
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
@@ -189,13 +210,14 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Tensor:
     if axis is None:
         x, axis = reshape(x, -1), 0
     axis = normalize_axis(axis, x.ndim, "take")
-    indices = _integers(indices, "take: indices")
+    indices = _integers(indices, "take: indices", x)
     return index(x, indices, template=(slice(None),) * axis + (ARRAY,))
 
 
 def take_along_axis(x: Any, indices: Any, axis: int) -> Tensor:
     """x at indices along axis, the other axes matched one to one."""
-    x, indices = tensor(x), _integers(indices, "take_along_axis: indices")
+    x = tensor(x)
+    indices = _integers(indices, "take_along_axis: indices", x)
     axis = normalize_axis(axis, x.ndim, "take_along_axis")
     others = [n for a, n in enumerate(x.shape) if a != axis]
     if indices.ndim != x.ndim or [n for a, n in enumerate(indices.shape) if a != axis] != others:

@@ -31,7 +31,7 @@ def _matmul_spec(a: Spec, b: Spec) -> Spec:
 
 
 def _flat_rows(x: Any) -> Any:
-    return reshape(x, (-1, x.shape[-1]))
+    return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))  # no -1: there may be no columns
 
 
 def _matrix_transpose(x: Any) -> Any:

@@ -6,8 +6,12 @@ are the same on every backend and do not depend on what else stands in a batch.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -66,15 +70,24 @@ _bits = op(
 )
 
 
-def _fold_forward(xp: Any, key: Any, n: Any) -> Any:
-    """Two words of the block with counter (n low, n high, 1, 0), which bits never reaches."""
+def _key_under(xp: Any, key: Any, n: Any, word: int) -> Any:
+    """Two words of the block with counter (n low, n high, word, 0); bits has those of word 0."""
     n = n.astype(xp.int64).astype(xp.uint64)
     shape = np.broadcast_shapes(key.shape[:-1], n.shape)
     zero = xp.zeros(shape, dtype=xp.uint64)
-    counter = [zero + (n & xp.uint64(_LOW)), zero + (n >> xp.uint64(32)), zero + xp.uint64(1), zero]
+    counter = [
+        zero + (n & xp.uint64(_LOW)),
+        zero + (n >> xp.uint64(32)),
+        zero + xp.uint64(word),
+        zero,
+    ]
     words = key.astype(xp.uint64)
     first, second, _, _ = philox(xp, counter, [words[..., 0], words[..., 1]])
     return xp.stack([first, second], axis=-1).astype(xp.uint32)
+
+
+def _fold_forward(xp: Any, key: Any, n: Any) -> Any:
+    return _key_under(xp, key, n, 1)
 
 
 _fold = op(
@@ -146,13 +159,26 @@ def _checked_seed(seed: int) -> int:
 
 # --- the ambient generator -----------------------------------------------------------------------
 
-_generator: Tensor | None = None
+_whole_process: list[Tensor] = []  # the generator's one place, empty until it is asked for
+_place: ContextVar[list[Tensor]] = ContextVar("minigrad_generator", default=_whole_process)
+_lock = threading.RLock()  # two threads do not draw the same key
+
+
+def _after_fork() -> None:
+    """The thread that may have held the lock is not in the child."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _next_forward(xp: Any, state: Any) -> Any:
+    """The key number counter of a seed; word 2 keeps it apart from what key(seed).fold gives."""
     seed, counter = state[0], state[1]
     words = xp.stack([seed & _LOW, (seed >> 32) & _LOW]).astype(xp.uint32)
-    return _fold_forward(xp, words, counter)
+    return _key_under(xp, words, counter, 2)
 
 
 _next = op(
@@ -165,7 +191,9 @@ _next = op(
 
 def seed(n: int) -> None:
     """Start the ambient generator anew: the same seed gives the same numbers on every backend."""
-    _ambient().assign(np.array([_checked_seed(n), 0], dtype=np.uint64).view(np.int64))
+    state = np.array([_checked_seed(n), 0], dtype=np.uint64).view(np.int64)
+    with _lock:
+        _ambient().assign(state)
 
 
 def __getattr__(name: str) -> Tensor:
@@ -176,19 +204,31 @@ def __getattr__(name: str) -> Tensor:
 
 
 def _ambient() -> Tensor:
-    global _generator
-    if _generator is None:
-        _generator = Tensor(np.zeros(2, dtype=np.int64))
-    if _generator.backend is not current():
-        _generator = _generator.to(current())
-    return _generator
+    place = _place.get()
+    with _lock:
+        if not place:
+            place.append(Tensor(np.zeros(2, dtype=np.int64)))
+        if place[0].backend is not current():
+            place[0] = place[0].to(current())
+        return place[0]
+
+
+@contextlib.contextmanager
+def drawing_from(state: Tensor) -> Iterator[None]:
+    """The block in which this thread has an ambient generator of its own, which starts at state."""
+    token = _place.set([state.detach()])
+    try:
+        yield
+    finally:
+        _place.reset(token)
 
 
 def next_key() -> Key:
     """A fresh key of the ambient generator, which moves on by one."""
-    state = _ambient()
-    words = _next(state)
-    state.assign(add(state, Tensor([0, 1], backend=state.backend)))
+    with _lock:
+        state = _ambient()
+        words = _next(state)
+        state.assign(add(state, Tensor([0, 1], backend=state.backend)))
     return Key(words)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from minigrad.errors import ShapeError
 from minigrad.op import Operation, op
 from minigrad.ops import specs
-from minigrad.ops.elementwise import astype, exp, multiply, sqrt, where
+from minigrad.ops.elementwise import astype, exp, isnan, logical_or, multiply, sqrt, where
 from minigrad.ops.index import take_along_axis
 from minigrad.ops.shape import (
     broadcast_to,
@@ -51,8 +51,8 @@ def _extremum_spec(x: Spec, *, axis: tuple[int, ...], keepdims: bool) -> Spec:
 
 
 def _extremum_rule(g: Any, x: Any, y: Any, x_shape: Any, axis: Any, keepdims: bool) -> Any:
-    """The cotangent shared equally among the elements that attain the extremum."""
-    hit = x == _expand(y, x_shape, axis, keepdims)
+    """The cotangent shared equally among the elements that attain the extremum, NaN if it is."""
+    hit = logical_or(x == _expand(y, x_shape, axis, keepdims), isnan(x))
     count = astype(_sum(hit, axis=axis, keepdims=True), x.dtype)
     if not keepdims:
         g = reshape(g, specs.reduced(x_shape, axis, True))

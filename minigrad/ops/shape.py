@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -19,6 +20,19 @@ from minigrad.tensor import Axes, Shape, Tensor, normalize_axes, normalize_axis
 def tensor(x: Any) -> Any:
     """A tensor or an array as it is; numbers and lists as a tensor."""
     return x if hasattr(x, "ndim") else Tensor(x)
+
+
+def _tensors(xs: Sequence[Any]) -> list[Any]:
+    """Tensors and arrays as they are; numbers and lists join the backend of the first tensor."""
+    home = next((x.backend for x in xs if isinstance(x, Tensor)), None)
+    return [x if hasattr(x, "ndim") else Tensor(x, backend=home) for x in xs]
+
+
+def _integers(values: Any, what: str) -> tuple[int, ...]:
+    try:
+        return tuple([operator.index(n) for n in values])
+    except TypeError:
+        raise ShapeError(f"{what} is made of integers, not {values!r}") from None
 
 
 # --- reshape and permute -------------------------------------------------------------------------
@@ -42,7 +56,7 @@ def reshape(x: Any, *shape: Any) -> Tensor:
     """The same elements in another shape; one size may be -1."""
     x = tensor(x)
     sizes = shape[0] if len(shape) == 1 and not isinstance(shape[0], (int, np.integer)) else shape
-    target = tuple(int(n) for n in sizes)
+    target = _integers(sizes, "reshape: a shape")
     if -1 in target:
         known = -math.prod(target)
         total = math.prod(x.shape)
@@ -222,7 +236,7 @@ _concatenate = op(
 
 def concatenate(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors joined along an axis that they have."""
-    xs = [tensor(x) for x in xs]
+    xs = _tensors(xs)
     if not xs:
         raise ShapeError("concatenate: needs at least one tensor")
     return _concatenate(*xs, axis=normalize_axis(axis, xs[0].ndim, "concatenate"))
@@ -247,7 +261,7 @@ _stack = op(
 
 def stack(xs: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape joined along a new axis."""
-    xs = [tensor(x) for x in xs]
+    xs = _tensors(xs)
     if not xs:
         raise ShapeError("stack: needs at least one tensor")
     return _stack(*xs, axis=normalize_axis(axis, xs[0].ndim + 1, "stack"))
@@ -283,14 +297,14 @@ def split(x: Any, sections: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
     x = tensor(x)
     axis = normalize_axis(axis, x.ndim, "split")
     size = x.shape[axis]
-    if isinstance(sections, int):
+    if isinstance(sections, (int, np.integer)):
         if sections < 1 or size % sections:
             raise ShapeError(
                 f"split: an axis of {size} does not divide into {sections} equal parts"
             )
-        ends = tuple([size // sections * i for i in range(1, sections)])
+        ends = tuple([size // int(sections) * i for i in range(1, sections)])
     else:
-        ends = tuple([int(n) for n in sections])
+        ends = _integers(sections, "split: a list of positions")
         if any(a > b for a, b in pairwise((0, *ends, size))):
             raise ShapeError(f"split: positions {list(ends)} do not ascend within {size}")
     pieces: tuple[Tensor, ...] = _split(x, ends=ends, axis=axis)

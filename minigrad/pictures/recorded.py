@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from minigrad.autodiff import no_grad, pullback
-from minigrad.op import freed
 from minigrad.pictures.svg import Box, Edge, Picture
-from minigrad.tensor import Node, Tensor, make
+from minigrad.tensor import FREED, Node, Tensor, make
 
 SMALL = 4  # elements of which a box shows the values
 COMMUTATIVE = frozenset({"add", "multiply", "maximum", "minimum"})
 CROWD = 9  # so many operands and more get no labels
 COUNTED = 1000  # hidden nodes are counted no further
+
+NUMBERS = (bool, int, float)
 
 Value = tuple[Node, int]  # an output of a node
 
@@ -159,13 +160,14 @@ class _Facts:
             else:
                 operands.append(self.values.get((parent, slot)))
         if all(a is not None and np.size(a) <= SMALL for a in operands):
-            arrays = [a if isinstance(a, (bool, int, float)) else _host(node, a) for a in operands]
+            own = [a if isinstance(a, NUMBERS) else node.backend.asarray(a) for a in operands]
+            forward = node.op.bound.get(node.backend) or node.op.bind(node.backend)
             with np.errstate(all="ignore"):
-                self.values[node, 0] = np.asarray(node.op.forward(np, *arrays, **node.static))
+                self.values[node, 0] = _host(node, forward(*own, **node.static))
 
     def differentiate(self, y: Tensor, nodes: list[Node]) -> None:
         """The derivative of y by every value drawn, if finding it changes nothing."""
-        if y.shape or any(node.hooks or freed(node) for node in nodes):
+        if y.shape or any(node.hooks or node.saved is FREED for node in nodes):
             return
         places: list[Value] = []
         handles = []
@@ -191,7 +193,7 @@ class _Facts:
     def constant_box(self, node: Node, place: int, *, values: bool) -> Box:
         saved = self.constants.get((node.id, place))
         shape = self.shapes.get((node.id, place))
-        if isinstance(saved, (bool, int, float)):
+        if isinstance(saved, NUMBERS):
             return Box((f"{saved:.4g}",), "constant")
         if saved is not None:
             title = self.names.get(("constant", id(saved)), "constant")
@@ -201,7 +203,7 @@ class _Facts:
 
 def _saved(node: Node) -> Iterator[tuple[tuple[str, Any], Any]]:
     """What a node keeps for its rules, the operands of a variadic op one by one."""
-    if node.op is None or freed(node):
+    if node.op is None or node.saved is FREED:
         return
     for (kind, place), saved in zip(node.plan.sources, node.saved):
         if isinstance(place, range):

@@ -38,14 +38,14 @@ def bits(words: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return per_key(words, draw)
 
 
-def fold(words: np.ndarray, n: np.ndarray) -> np.ndarray:
+def fold(words: np.ndarray, n: np.ndarray, word: int = 1) -> np.ndarray:
     shape = np.broadcast_shapes(words.shape[:-1], n.shape)
     keys, numbers = np.broadcast_to(words, (*shape, 2)), np.broadcast_to(n, shape)
     out = np.zeros((*shape, 2), dtype=np.uint32)
     for place in np.ndindex(*shape):
         number = int(numbers[place]) % 2**64
         key = (int(keys[place][0]), int(keys[place][1]))
-        out[place] = philox4x32((number & MASK, number >> 32, 1, 0), key)[:2]
+        out[place] = philox4x32((number & MASK, number >> 32, word, 0), key)[:2]
     return out
 
 
@@ -106,7 +106,7 @@ ROWS = [
         "random.next",
         _next,
         lambda state: fold(
-            np.array([state[0] & MASK, state[0] >> 32 & MASK], dtype=np.uint32), state[1:2]
+            np.array([state[0] & MASK, state[0] >> 32 & MASK], dtype=np.uint32), state[1:2], 2
         )[0],
         [S(np.array([3, 0])), S(np.array([2**40 + 5, 9])), S(np.array([-1, 1]))],
         op="random_next",
@@ -124,7 +124,13 @@ ROWS = [
         "random.bernoulli",
         lambda words, shape, p: mg.random.bernoulli(Key(words), shape, p),
         lambda words, shape, p: uniform(words, shape) < p,
-        [S(ONE, (9,), 0.3), S(BATCH, (4,), U(0, 1, 4)), S(ONE, (5,), 0.0), S(ONE, (5,), 1.0), S(ONE, (0,), 0.5)],
+        [
+            S(ONE, (9,), 0.3),
+            S(BATCH, (4,), U(0, 1, 4)),
+            S(ONE, (5,), 0.0),
+            S(ONE, (5,), 1.0),
+            S(ONE, (0,), 0.5),
+        ],
         errors=(Bad(S(ONE, (3,), R(2)), mg.ShapeError, "do not broadcast"),),
     ),
     row(

@@ -1,7 +1,8 @@
 """Nets whose outputs are fed back, and the net from a vector to a sequence; one sequence each.
 
 Recurrence through only the output (Fig 10.4): h(t) = tanh(b + W o(t-1) + U x(t)), o(t) = c +
-V h(t), o(0) = 0; under teacher forcing y(t-1) in o(t-1)'s place, y(0) = 0. U (H, D), W (H, V), V (V, H).
+V h(t), o(0) = 0; under teacher forcing y(t-1) in o(t-1)'s place, y(0) = 0. U (H, D), W (H, V),
+V (V, H).
 
 Vector to sequence (Fig 10.9): h(t) = tanh(b + R x + U[:, y(t-1)] + W h(t-1)), o(t) = c + V h(t),
 loss = -sum over t of log softmax(o(t))[y(t)]; y(0) is the start symbol, the last column of U.
