@@ -643,21 +643,22 @@ def temporal_order(weight, seed, T=20, H=16, B=20, steps=80):
         optim.clip_by_global_norm(parameters, 1.0)
         sgd.step()
         losses.append(loss.item())
-    return np.mean(losses[-10:])
+    return np.mean(losses[-10:]), vanishing.omega(cell, score, xs)[1].item()
 
 
 @lecture("D8", "quick")
 def test_omega_helps_where_gradients_vanish(backend):
-    """Without it the loss stays at ln 4, that of guessing; with it, it falls."""
-    without, with_omega = (temporal_order(weight, seed=0) for weight in (0.0, 0.1))
-    assert without > 0.97 * np.log(4)
-    assert with_omega < 0.8 * np.log(4)
+    """Trained with it, gradients keep their norm on the way back; without it they still vanish."""
+    (loss, without), (_, with_omega) = (temporal_order(w, 0, steps=50) for w in (0.0, 0.1))
+    assert loss > 0.97 * np.log(4)  # no better than guessing
+    assert without > 3
+    assert with_omega < 1.5
 
 
 @pytest.mark.slow
 def test_omega_helps_from_most_seeds(backend):
     """Seeds 0 to 4: minimum, median and maximum without and with it."""
-    table = np.array([[temporal_order(weight, s) for s in range(5)] for weight in (0.0, 0.1)])
+    table = np.array([[temporal_order(weight, s)[0] for s in range(5)] for weight in (0.0, 0.1)])
     spread = np.quantile(table, [0, 0.5, 1], axis=1).T
     print(f"loss after 80 updates, least, median, most: {spread.round(3).tolist()}")
     assert spread[0, 0] > 0.97 * np.log(4)
