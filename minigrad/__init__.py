@@ -28,8 +28,9 @@ from minigrad.ops.create import (
 )
 from minigrad.ops.elementwise import (
     absolute, add, arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh, astype, ceil, clip,
-    cos, cosh, divide, equal, exp, expm1, floor, floor_divide, greater, greater_equal, isfinite,
-    isinf, isnan, less, less_equal, log, log1p, log2, logical_and, logical_not, logical_or, maximum,
+    clip_gradient, cos, cosh, divide, equal, exp, expm1, floor, floor_divide, greater,
+    greater_equal, isfinite, isinf, isnan, less, less_equal, log, log1p, log2, logical_and,
+    logical_not, logical_or, maximum,
     minimum, multiply, negative, not_equal, power, reciprocal, remainder, round, sigmoid, sign, sin,
     sinh, sqrt, square, subtract, tan, tanh, where,
 )
@@ -53,7 +54,8 @@ __all__ = [
     "OpNotImplementedError", "ShapeError", "StateDictError", "Tensor", "UnknownBackendError",
     "__version__", "absolute", "add", "all", "any", "arange", "arccos", "arccosh", "arcsin",
     "arcsinh", "arctan", "arctan2", "arctanh", "argmax", "argmin", "argsort", "arguments", "astype",
-    "broadcast_to", "ceil", "checkpoint", "clip", "concatenate", "cos", "cosh", "cumsum",
+    "broadcast_to", "ceil", "checkpoint", "clip", "clip_gradient", "concatenate", "cos",
+    "cosh", "cumsum",
     "default_dtype", "detect_anomaly", "divide", "draw", "einsum", "enable_grad", "equal", "exp",
     "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "from_dlpack", "full",
     "full_like", "functional", "grad", "gradcheck", "greater", "greater_equal", "hessian", "hvp",

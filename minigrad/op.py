@@ -47,6 +47,7 @@ class Op:
     outputs: bool = False  # whether forward returns several
     fixed: tuple[str, ...] = ()
     check: Callable[..., None] | None = None
+    jvp: dict[str, Callable[..., Any]] | None = None  # of an op whose rules are not linear
     signature: inspect.Signature = field(init=False)
     namespace: str = field(init=False)  # what forward wants to be given: "xp" or "backend"
     operands: tuple[str, ...] = field(init=False)
@@ -68,6 +69,11 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"
+
+    @property
+    def linear(self) -> bool:
+        """Whether the rules are linear in g: the derivative of forward, and nothing else."""
+        return self.jvp is None
 
     def operand(self, position: int) -> str:
         """The name of the operand at a position; all of a variadic tail share theirs."""
@@ -146,6 +152,8 @@ def op(
     multiple: bool = False,
     fixed: tuple[str, ...] = (),
     check: Callable[..., None] | None = None,
+    linear: bool = True,
+    jvp: dict[str, Callable[..., Any]] | None = None,
     **rules: Callable[..., Any],
 ) -> Operation:
     """Register an operation and return its public function of (operands, keyword-only statics).
@@ -158,8 +166,12 @@ def op(
     (operands as they are); operands in fixed take no part.
     multiple: forward returns several outputs. check(backend, *operands, **static) raises for values
     that shape and dtype cannot tell, such as an index out of range.
+    linear=False: rules that change gradients on purpose. jvp then holds, under the same names and
+    asking for the same things, the rules of forward's derivative, which forward mode transposes.
     """
-    made = Op(name, forward, rules, shape, dtypes, multiple, fixed, check)
+    if linear is not (jvp is None) or set(jvp or rules) != set(rules):
+        raise TypeError(f"op {name}: linear=False goes with a jvp for each of {sorted(rules)}")
+    made = Op(name, forward, rules, shape, dtypes, multiple, fixed, check, jvp)
     if name in REGISTRY:
         raise ValueError(f"an op named {name!r} is registered already")
     unknown = set(rules) - set(made.operands)

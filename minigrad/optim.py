@@ -15,6 +15,7 @@ from minigrad import arguments, state
 from minigrad.autodiff import no_grad
 from minigrad.errors import GradientError, NonFiniteError
 from minigrad.op import rehome
+from minigrad.ops import random
 from minigrad.ops.create import zeros_like
 from minigrad.ops.elementwise import clip, cos, floor, maximum, minimum, power, sqrt, where
 from minigrad.ops.shape import stack
@@ -385,6 +386,30 @@ def clip_by_global_norm(
         for p, g in found:
             p.grad = g * factors[g.dtype]
     return norm
+
+
+def step_if_nonfinite(
+    parameters: Iterable[Tensor], size: float, key: random.Key | None = None
+) -> bool:
+    """Where a gradient is NaN or infinite, put in all gradients' place a random one of norm size.
+
+    A bounded step in a random direction leaves the place where nothing can be computed (section
+    10.11.1 of the book). Draws from key or the ambient generator; returns whether it did so.
+    """
+    size = arguments.number("size", size, 0)
+    found = _with_gradients("step_if_nonfinite", parameters)
+    if math.isfinite(float(stack([(g * 0).sum().astype("float64") for _, g in found]).sum())):
+        return False
+    with no_grad():
+        keys = [None if key is None else key.fold(i) for i in range(len(found))]
+        drawn = [
+            random.normal(k, g.shape, "float64").to(g.backend)
+            for k, (_, g) in zip(keys, found, strict=True)
+        ]
+        norm = sqrt(stack([(d * d).sum() for d in drawn]).sum())
+        for (p, g), d in zip(found, drawn, strict=True):
+            p.grad = (d * (size / norm)).astype(g.dtype)
+    return True
 
 
 def clip_by_value(parameters: Iterable[Tensor], limit: float) -> None:

@@ -48,8 +48,8 @@ class Sweep:
 
     record: the rules work on tensors and are recorded; otherwise, unless somebody stands at `run`,
     on bare arrays. free: what a node saved is given up once used. useful: all other nodes are left
-    out. hooks: whether hooks are called. Where `uses` has a list for a node, the contributions to
-    it are also kept apart.
+    out. hooks: whether what changes gradients on purpose does so: hooks, and rules that are not
+    linear (Op.jvp). Where `uses` has a list for a node, what is added to it is also kept apart.
     """
 
     def __init__(
@@ -125,7 +125,10 @@ class Sweep:
             self.inside.at, saved = node, _on_graph(node, saved)
         values = (g, *saved)
         plan, parents, slots, useful = node.plan, node.parents, node.slots, self.useful
-        for position, rule, get in plan.rules:
+        rules = plan.rules
+        if not self.hooks and op.jvp is not None:
+            rules = tuple((i, op.jvp[op.operand(i)], get) for i, _, get in rules)
+        for position, rule, get in rules:
             if position.__class__ is range:  # one rule answers for all operands of a variadic tail
                 parts: Any = zip(position, rule(*get(values)), strict=True)
             elif useful is None or parents[position] in useful:

@@ -46,6 +46,9 @@ CELLS, COMPOSE, UNROLLING = (
     f"minigrad_rnn/{name}.py" for name in ("cells", "compose", "unrolling")
 )
 SWEEP, ELEMENTWISE = "minigrad/sweep.py", "minigrad/ops/elementwise.py"
+PATTERNS, TRAINING, LANDSCAPES, VANISHING = (
+    f"minigrad_rnn/{name}.py" for name in ("patterns", "training", "landscapes", "vanishing")
+)
 FUNCTIONAL, PRODUCTS = "minigrad/functional.py", "minigrad/ops/linalg.py"
 
 EDITS = (
@@ -159,6 +162,81 @@ EDITS = (
         "return sum(losses) / maximum(valid.sum(), 1).astype(losses.dtype)",
         "return mean(losses)",
         "the mean counts the padding",
+    ),
+    # --- patterns and training ---
+    Edit("B2", PATTERNS, "u if isinstance(c, tuple) else u + c, inner)", "u, inner)", "no x R"),
+    Edit(
+        "B4",
+        PATTERNS,
+        "(T * B, *frame)))",
+        "(T * B, *frame))[::-1])",
+        "frames get one another's features",
+    ),
+    Edit("B5", PATTERNS, "ys[:-1]])", "ys[1:]])", "the decoder sees the symbol to come"),
+    Edit(
+        "B8",
+        PATTERNS,
+        "return self.activation(x @ self.Wx + self.b), ()",
+        "return self.activation(x @ self.Wx + self.b + mg.mean(x)), ()",
+        "steps and rows leak into one another",
+    ),
+    Edit(
+        "B9",
+        PATTERNS,
+        "return self.readout(h), (c, inner)",
+        "return self.readout(h), (c if isinstance(c, tuple) else c * 1.0, inner)",
+        "x R is made anew at every step",
+    ),
+    Edit(
+        "B10",
+        "minigrad_rnn/forcing.py",
+        "mg.where(use.reshape(-1, 1), y, fed)",
+        "mg.where(use.reshape(-1, 1), 0 * y, fed)",
+        "what is fed back says nothing",
+    ),
+    Edit("B11", COMPOSE, "resets=turned, reverse=True", "resets=turned", "both run forwards"),
+    Edit(
+        "B12",
+        PATTERNS,
+        "self.encoder(xs, lengths=lengths)",
+        "self.encoder(xs)",
+        "the encoder reads on into the padding",
+    ),
+    Edit(
+        "D3",
+        TRAINING,
+        "self._begin = _detached(middle)",
+        "self._begin = middle",
+        "the state is not detached",
+    ),
+    Edit(
+        "D4",
+        "minigrad_rnn/forcing.py",
+        "fed.reshape(1, *fed.shape), ys[:-1]",
+        "ys",
+        "each step sees its own target",
+    ),
+    Edit(
+        "D6",
+        "minigrad/optim.py",
+        "norm = sqrt(stack([(g * g).sum() for g in wide]).sum())\n        if error",
+        "norm = sqrt(stack([(g * g).sum() for g in wide]).max())\n        if error",
+        "the norm is not the joint one",
+    ),
+    Edit("D7", LANDSCAPES, "mg.tanh(0.5 * state)", "mg.tanh(0.49 * state)", "not the sigmoid"),
+    Edit(
+        "D8", VANISHING, "mg.square(ratio - 1)", "mg.square(ratio - 0.99)", "another norm is kept"
+    ),
+    Edit(
+        "D10",
+        VANISHING,
+        "entered.append(_copy(state))",
+        "entered.append(tree.map(lambda s: 0.999 * s, state))",
+        "the state fades",
+    ),
+    Edit("D11", LANDSCAPES, "mg.tanh(h @ W)", "mg.tanh(h @ W + 1e-3)", "a bias"),
+    Edit(
+        "D14", PATTERNS, "return -mg.sum(nats, axis=0)", "return -mg.mean(nats, axis=0)", "a mean"
     ),
     Edit("E2", CELLS, "i, f, g, o = mg", "f, i, g, o = mg", "input and forget gate change places"),
     Edit("E5", COMPOSE, "states.append(new)", "states.append(part)", "a stack forgets its states"),

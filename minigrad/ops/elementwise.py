@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from minigrad import arguments
 from minigrad.op import Operation, op
 from minigrad.ops import specs
 from minigrad.spec import Spec, common_dtype
@@ -186,6 +187,24 @@ def clip(x: Any, a_min: Any = None, a_max: Any = None) -> Tensor:
     if a_min is not None:
         x = maximum(x, a_min)
     return x if a_max is None else minimum(x, a_max)
+
+
+_clip_gradient = op(
+    "clip_gradient",
+    lambda xp, x, *, limit: x,
+    shape=lambda x, *, limit: x,
+    linear=False,
+    jvp={"x": lambda g, limit: g},
+    x=lambda g, limit: clip(g, -limit, limit),
+)
+
+
+def clip_gradient(x: Any, limit: float) -> Tensor:
+    """x; in backward every element of its gradient is moved into [-limit, limit] (Graves 2013).
+
+    Forward mode sees the identity that it is. Raises ValueError for a negative limit.
+    """
+    return _clip_gradient(x, limit=arguments.number("limit", limit, 0))
 
 
 # --- dtype and identity --------------------------------------------------------------------------

@@ -186,6 +186,21 @@ ROWS = [
         points=[Point(S(np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), -1.0, 1.0), ([0, 0.5, 1, 0.5, 0],))],
         errors=(Bad(S("word", 0.0, 1.0), mg.DtypeError, "cannot take a str"),),
     ),
+    Row(  # within the limit; beyond it the rule is not the derivative
+        "clip_gradient",
+        mg.clip_gradient,
+        lambda x, limit: x,
+        [S(R(2, 3), 50.0), S(R(), 50.0), S(R(0), 50.0)],
+        op="clip_gradient",
+        kind="exact",
+        dtypes="keep",
+        analytic=True,
+        points=[Point(S(R(3), 0.25), (np.full(3, 0.25),)), Point(S(R(3), 0), (np.zeros(3),))],
+        errors=(
+            Bad(S("word", 1.0), mg.DtypeError, "str|tensors hold"),
+            Bad(S(R(3), -1), ValueError, "limit=-1: give a number >= 0"),
+        ),
+    ),
     Row(
         "astype",
         mg.astype,
