@@ -1,0 +1,101 @@
+"""Row E6: every cell of the catalogue against its paper; row A8 for all of them."""
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+import minigrad_rnn as rnn
+from minigrad import tree
+from minigrad_rnn import unroll
+from minigrad_rnn.catalogue import CATALOGUE
+from tests.catalogue import ORACLES, B, H, T, case, make
+from tests.recurrent import close
+
+lecture = pytest.mark.lecture
+EACH = pytest.mark.parametrize("name", CATALOGUE)
+
+
+def test_every_cell_has_a_transcription():
+    assert set(ORACLES) == set(CATALOGUE)
+    assert len(CATALOGUE) >= 12 + 15
+
+
+def ours(name):
+    """The case's sequence, state and outputs by the cell of the current backend."""
+    expected = case(name)
+    cell = make(name)
+    cell.load_state_dict(expected.weights)
+    parts = tree.flatten(cell.initial_state(B))[0]
+    leaves = [
+        mg.Tensor(value, requires_grad=value.dtype.kind == "f", dtype=part.dtype)
+        for value, part in zip(expected.state, parts, strict=True)
+    ]
+    state = tree.flatten(cell.initial_state(B))[1](leaves)
+    xs = mg.Tensor(expected.xs, requires_grad=True)
+    return expected, cell, xs, leaves, *unroll(cell, xs, state)
+
+
+@EACH
+@lecture("E6", "values")
+def test_values_are_the_papers(backend, name):
+    expected, _, _, _, ys, last = ours(name)
+    close(ys, expected.ys)
+    for found, value in zip(tree.flatten(last)[0], expected.last, strict=True):
+        close(found, value)
+
+
+@EACH
+@lecture("E6", "gradients")
+def test_gradients_are_the_papers(backend, name):
+    """By all parameters, inputs and the first state, through outputs and the last state."""
+    expected, cell, xs, leaves, ys, last = ours(name)
+    loss = mg.sum(ys * mg.Tensor(expected.weight))
+    for part, weight in zip(tree.flatten(last)[0], expected.last_weights, strict=True):
+        if part.dtype.kind == "f":
+            loss = loss + mg.sum(part * mg.Tensor(weight))
+    loss.backward()
+    found = {k: p.grad for k, p in cell.named_parameters()} | {"xs": xs.grad}
+    found |= {f"state.{i}": leaf.grad for i, leaf in enumerate(leaves) if leaf.requires_grad}
+    assert set(found) == set(expected.gradients)
+    for key, value in expected.gradients.items():
+        close(np.zeros_like(value) if found[key] is None else found[key], value, 1e-11)
+
+
+# --- A8: outputs depend on all earlier inputs, on nothing later, on no other row -----------------
+
+FORMS = {
+    "plain": lambda cell: cell,
+    "stacked": lambda cell: rnn.Stack([cell, cell]),
+    "residual": lambda cell: rnn.Residual(cell),
+}
+
+
+def reach(cell, lengths):
+    """Which y(t, b) move with which x(s, c), bool (T, B, T, B), by random projections of y.
+
+    What does not move has a gradient of exactly 0; what does, one that is 0 with probability 0.
+    """
+    rng = np.random.default_rng(31)
+    xs = mg.Tensor(rng.normal(size=(T, B, H)), requires_grad=True)
+    ys, _ = unroll(cell, xs, lengths=lengths)
+    found = np.zeros((T, B, T, B), bool)
+    for t, b in np.ndindex(T, B):
+        y = mg.sum(ys[t, b] * mg.Tensor(rng.normal(size=ys.shape[2:])))
+        [g] = mg.pullback(y, [xs])
+        found[t, b] = (g.numpy() != 0).any(axis=-1)
+    return found
+
+
+@EACH
+@pytest.mark.parametrize("form", FORMS)
+@lecture("A8", "catalogue")
+def test_outputs_depend_on_all_earlier_inputs_and_nothing_else(backend, name, form):
+    cell = make(name, H, H)
+    if name == "IndRNN":  # a relu that is off lets nothing through: keep all on
+        cell.b.assign(np.full(H, 9.0))
+    cell = FORMS[form](cell)
+    t, b, s, c = np.ogrid[:T, :B, :T, :B]
+    for lengths in ([T] * B, [T - 1, T][:B]):
+        real = np.arange(T)[:, None] < np.array(lengths)
+        expected = (b == c) & (s <= t) & real[:, :, None, None] & real
+        np.testing.assert_array_equal(reach(cell, lengths), expected)
