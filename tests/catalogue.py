@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+import minigrad_rnn as rnn
 from minigrad import tree
+from minigrad_rnn import unroll
 from minigrad_rnn.catalogue import CATALOGUE
+from minigrad_rnn.timescales import leaky_groups
 from tests.oracles import catalogue as papers
-from tests.recurrent import complex_step, randomise
+from tests.recurrent import close, complex_step, randomise
 
 Arrays = dict[str, Any]
 T, B, D, H = 3, 2, 3, 4
@@ -267,17 +270,42 @@ class Case:
     gradients: Arrays  # by the name of a parameter, "xs", or "state.0" ...
 
 
+# Settings that turn one cell into another: make, and the transcription of what it then is.
+VARIANTS = {
+    "LSTM of the book, tanh": (
+        lambda D, H, dtype: rnn.BookLSTMCell(D, H, candidate="tanh", dtype=dtype),
+        Published(papers.lstm, lstm),
+    ),
+    "leaky, not at all": (
+        lambda D, H, dtype: rnn.LeakyCell(D, H, 0.0, dtype=dtype),
+        Published(papers.vanilla, lambda w: gates(w, "")),
+    ),
+    "delays 2 and 3": (
+        lambda D, H, dtype: rnn.DelayCell(D, H, (2, 3), dtype=dtype),
+        Published(
+            papers.delayed,
+            lambda w: {"U": w["Wx"].T, "b": w["b"], "W": {2: w["Wh.0"].T, 3: w["Wh.1"].T}},
+        ),
+    ),
+    "leaky groups": (
+        lambda D, H, dtype: rnn.LeakyCell(D, H, leaky_groups(H, [0.0, 0.9]), dtype=dtype),
+        Published(papers.leaky, leaky),
+    ),
+}
+
+
 def make(name: str, D: int = D, H: int = H) -> Any:
     """A cell of the catalogue in float64 with fixed random weights, not training."""
     mg.random.seed(0)
-    cell = CATALOGUE[name](D, H, dtype="float64").eval()
-    return randomise(cell, np.random.default_rng(len(name)))
+    build = CATALOGUE[name] if name in CATALOGUE else VARIANTS[name][0]
+    return randomise(build(D, H, dtype="float64").eval(), np.random.default_rng(len(name)))
 
 
 @functools.cache
 def case(name: str) -> Case:
     """The case of a cell, the same on every backend."""
-    oracle, rng = ORACLES[name], np.random.default_rng(7)
+    oracle = ORACLES[name] if name in ORACLES else VARIANTS[name][1]
+    rng = np.random.default_rng(7)
     with mg.use_backend("numpy"):
         cell = make(name)
         weights = {k: v.numpy().copy() for k, v in cell.state_dict().items()}
@@ -311,3 +339,30 @@ def run(oracle: Published, weights: Arrays, xs: Any, state: Any) -> tuple[Any, l
     ]
     ys = np.stack([ys for ys, _ in results], axis=1)
     return ys, [np.stack(parts) for parts in zip(*(s for _, s in results), strict=True)]
+
+
+def compare(name: str) -> None:
+    """Demand a case's values, and its gradients by all parameters, inputs and first state."""
+    expected, cell = case(name), make(name)
+    cell.load_state_dict(expected.weights)
+    parts, rebuild = tree.flatten(cell.initial_state(B))
+    leaves = [
+        mg.Tensor(value, requires_grad=value.dtype.kind == "f", dtype=part.dtype)
+        for value, part in zip(expected.state, parts, strict=True)
+    ]
+    xs = mg.Tensor(expected.xs, requires_grad=True)
+    ys, last = unroll(cell, xs, rebuild(leaves))
+    close(ys, expected.ys)
+    loss = mg.sum(ys * mg.Tensor(expected.weight))
+    for part, value, weight in zip(
+        tree.flatten(last)[0], expected.last, expected.last_weights, strict=True
+    ):
+        close(part, value)
+        if part.dtype.kind == "f":
+            loss = loss + mg.sum(part * mg.Tensor(weight))
+    loss.backward()
+    found = {k: p.grad for k, p in cell.named_parameters()} | {"xs": xs.grad}
+    found |= {f"state.{i}": leaf.grad for i, leaf in enumerate(leaves) if leaf.requires_grad}
+    assert set(found) == set(expected.gradients)
+    for key, value in expected.gradients.items():
+        close(np.zeros_like(value) if found[key] is None else found[key], value, 1e-11)
