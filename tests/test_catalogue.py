@@ -1,13 +1,18 @@
-"""Row E6: every cell of the catalogue against its paper; row A8 for all of them."""
+"""Row E6: every cell of the catalogue against its paper, and random ones; row A8 for all."""
+
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad_rnn import unroll
 from minigrad_rnn.catalogue import CATALOGUE
 from tests.catalogue import ORACLES, B, H, T, compare, make
+from tests.recurrent import close, gradients
 
 lecture = pytest.mark.lecture
 EACH = pytest.mark.parametrize("name", CATALOGUE)
@@ -29,8 +34,7 @@ def test_values_and_gradients_are_the_papers(backend, name):
 
 FORMS = {
     "plain": lambda cell: cell,
-    "stacked": lambda cell: rnn.Stack([cell, cell]),
-    "residual": lambda cell: rnn.Residual(cell),
+    "stacked, residual": lambda cell: rnn.Stack([cell, rnn.Residual(cell)]),
 }
 
 
@@ -63,3 +67,80 @@ def test_outputs_depend_on_all_earlier_inputs_and_nothing_else(backend, name, fo
         real = np.arange(T)[:, None] < np.array(lengths or [T] * B)
         expected = (b == c) & (s <= t) & real[:, :, None, None] & real
         np.testing.assert_array_equal(reach(cell, lengths), expected)
+
+
+# --- random cells --------------------------------------------------------------------------------
+
+
+class RandomCell(NamedTuple):
+    """A cell as a list of instructions on a pool of values (B, H), which begins with x and state.
+
+    Each instruction (name, i, j, k) appends one value of pool[i], pool[j], pool[k], taken modulo
+    the pool's size; y and the new states, squashed, are picked from the pool in the same way.
+    """
+
+    states: int
+    program: list[tuple[str, int, int, int]]
+    picks: list[int]
+
+    def step(self, xp, W, x, state):
+        """y and the new state, in minigrad or in NumPy on real and complex arrays."""
+
+        def sigmoid(a):
+            return 0.5 * (1 + xp.tanh(0.5 * a))
+
+        pool = [x, *state]
+        for n, (name, *operands) in enumerate(self.program):
+            a, b, c = (pool[i % len(pool)] for i in operands)
+            pool.append(
+                {
+                    "linear": lambda a=a, n=n: a @ W[n],
+                    "tanh": lambda a=a: xp.tanh(a),
+                    "sum": lambda a=a, b=b: a + 0.5 * b,
+                    "product": lambda a=a, b=b: a * xp.tanh(b),
+                    "gate": lambda a=a, b=b, c=c: sigmoid(a) * b + (1 - sigmoid(a)) * c,
+                    "share": lambda a=a, b=b: a / (1.5 + xp.sin(b)),
+                    "halves": lambda a=a: xp.concatenate(xp.split(a, 2, axis=-1)[::-1], axis=-1),
+                }[name]()
+            )
+        y, *new = (pool[i % len(pool)] for i in self.picks)
+        return y, tuple(xp.tanh(part) for part in new)
+
+
+NAMES = ["linear", "linear", "tanh", "sum", "product", "gate", "share", "halves"]
+
+
+@st.composite
+def random_cells(draw):
+    states, place = draw(st.integers(1, 3)), st.integers(0, 30)
+    instructions = st.tuples(st.sampled_from(NAMES), place, place, place)
+    program = draw(st.lists(instructions, min_size=1, max_size=8))
+    return RandomCell(states, program, [draw(place) for _ in range(states + 1)])
+
+
+@given(cell=random_cells(), seed=st.integers(0, 1000))
+@settings(max_examples=40)
+@lecture("E6", "random cells")
+def test_cells_that_nobody_thought_of(backend, cell, seed):
+    """Values, and the gradient along a random direction of all weights, inputs and states."""
+    rng = np.random.default_rng(seed)
+    shapes = [(len(cell.program), H, H), (T, B, H), *[(B, H)] * cell.states]
+    values = [0.6 * rng.normal(size=shape) for shape in shapes]
+    along = [rng.normal(size=shape) for shape in shapes]
+    weight = rng.normal(size=(T, B, H))
+
+    def in_numpy(W, xs, *state):
+        ys = []
+        for x in xs:
+            y, state = cell.step(np, W, x, state)
+            ys.append(y)
+        return np.array(ys)
+
+    W, xs, *state = leaves = [mg.Tensor(v, requires_grad=True) for v in values]
+    layers = list(W)
+    ys, _ = unroll(lambda x, s: cell.step(mg, layers, x, s), xs, tuple(state))
+    close(ys, in_numpy(*values))
+    found = gradients(mg.sum(ys * mg.Tensor(weight)), leaves)
+    moved = [v + 1e-30j * a for v, a in zip(values, along, strict=True)]
+    expected = np.sum(in_numpy(*moved) * weight).imag / 1e-30
+    close(sum(np.sum(g * a) for g, a in zip(found, along, strict=True)), expected, 1e-10)
