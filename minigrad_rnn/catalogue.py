@@ -325,7 +325,7 @@ class CoRNNCell(PublishedCell):
 
 
 class LRUCell(PublishedCell):
-    """Linear recurrent unit: complex h' = lambda h + gamma x B, y = Re(h' C) + x D.
+    """Linear recurrent unit: complex h' = lambda h + gamma x B, y = Re(h' C) + x skip.
 
     lambda = exp(-exp(nu) + i exp(theta)) a unit, gamma = exp of a parameter (Orvieto et al. 2023).
     The state is (Re h, Im h), both (B, H); B (D, 2H) and C (2H, H) hold real and imaginary parts.
@@ -337,7 +337,8 @@ class LRUCell(PublishedCell):
         self.nu = Parameter(mg.log(-mg.log(size)))
         self.theta = Parameter(mg.log(mg.random.uniform(None, H, dtype=dtype) * math.pi + 0.01))
         self.gamma = Parameter(0.5 * mg.log(1 - size * size))
-        self.B, self.C, self.D_ = self.matrix(D, 2 * H), self.matrix(2 * H, H), self.matrix(D, H)
+        self.B, self.C = self.matrix(D, 2 * H), self.matrix(2 * H, H)
+        self.skip = self.matrix(D, H)
 
     def initial_state(self, batch: int) -> tuple[Tensor, Tensor]:
         """Zero real and imaginary parts, both (B, H)."""
@@ -350,7 +351,7 @@ class LRUCell(PublishedCell):
         x_re, x_im = mg.split(x @ self.B, 2, axis=-1)
         gamma = mg.exp(self.gamma)
         re, im = l_re * re - l_im * im + gamma * x_re, l_im * re + l_re * im + gamma * x_im
-        return mg.concatenate([re, -im], axis=-1) @ self.C + x @ self.D_, (re, im)
+        return mg.concatenate([re, -im], axis=-1) @ self.C + x @ self.skip, (re, im)
 
 
 class LMUCell(PublishedCell):

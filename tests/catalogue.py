@@ -98,7 +98,7 @@ def sru(w: Arrays) -> Arrays:
 def lru(w: Arrays) -> Arrays:
     names = cut(w["B"], "B_re", "B_im") | cut(w["C"].T, "C_re", "C_im")
     names = {k: v.T if k.startswith("C") else v for k, v in names.items()}
-    return names | {k: w[k] for k in ("nu", "theta", "gamma")} | {"D": w["D_"].T}
+    return names | {k: w[k] for k in ("nu", "theta", "gamma")} | {"D": w["skip"].T}
 
 
 def mlstm(w: Arrays) -> Arrays:

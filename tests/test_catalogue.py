@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 import minigrad_rnn as rnn
+from minigrad import tree
 from minigrad_rnn import unroll
 from minigrad_rnn.catalogue import CATALOGUE
 from tests.catalogue import ORACLES, B, H, T, compare, make
-from tests.recurrent import close, gradients
+from tests.recurrent import close, gradients, same_bits
 
 lecture = pytest.mark.lecture
 EACH = pytest.mark.parametrize("name", CATALOGUE)
@@ -67,6 +68,51 @@ def test_outputs_depend_on_all_earlier_inputs_and_nothing_else(backend, name, fo
         real = np.arange(T)[:, None] < np.array(lengths or [T] * B)
         expected = (b == c) & (s <= t) & real[:, :, None, None] & real
         np.testing.assert_array_equal(reach(cell, lengths), expected)
+
+
+# --- any cell in any wiring ----------------------------------------------------------------------
+
+
+@EACH
+@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_ragged_rows_with_resets_are_the_rows_alone(backend, name, reverse):
+    """Whatever the state is made of: values and gradients of a batch, and of each row by itself."""
+    cell, rng = make(name, H, H), np.random.default_rng(41)
+    xs, lengths = mg.Tensor(rng.normal(size=(T + 1, B, H))), [T + 1, T - 1]
+    resets = np.zeros((T + 1, B), bool)
+    resets[2, 0] = resets[1, 1] = True
+    ys, last = unroll(cell, xs, lengths=lengths, resets=resets, reverse=reverse)
+    found = gradients(mg.sum(ys**2), cell.parameters())
+    alone = [np.zeros(g.shape) for g in found]
+    for b, n in enumerate(lengths):
+        row = (slice(0, n), slice(b, b + 1))
+        y, end = unroll(cell, xs[row], resets=resets[row], reverse=reverse)
+        close(ys[row], y.numpy())
+        assert not ys.numpy()[n:, b].any()
+        for ours, theirs in zip(tree.flatten(last)[0], tree.flatten(end)[0], strict=True):
+            close(ours[b : b + 1], theirs.numpy())
+        own = gradients(mg.sum(y**2), cell.parameters())
+        alone = [a + g for a, g in zip(alone, own, strict=True)]
+    for ours, theirs in zip(found, alone, strict=True):
+        close(ours, theirs, 1e-11)
+
+
+@EACH
+def test_any_cell_with_any_state_around_it(backend, name):
+    """Learned and noisy first states, all states of all steps, both directions, in float32."""
+    cell = CATALOGUE[name](H, H)
+    xs = mg.ones((T, B, H))
+    learned = rnn.LearnedState(rnn.NoisyState(cell, 0.1))
+    (ys, states), last = unroll(rnn.EmitState(learned), xs)
+    same_bits(tree.map(lambda s: s[-1], states), last)
+    mg.sum(ys).backward()
+    reached = [p.grad is not None and p.grad.numpy().any() for p in learned.start]
+    assert any(reached)
+    both, _ = rnn.Bidirectional(cell, CATALOGUE[name](H, H))(xs, lengths=[T, T - 1])
+    assert both.shape == (T, B, 2 * H)
+    assert both.dtype == ys.dtype == np.dtype("float32")
+    for part in tree.flatten(last)[0]:
+        assert part.dtype.kind == "i" or part.dtype == np.dtype("float32")
 
 
 # --- random cells --------------------------------------------------------------------------------

@@ -249,6 +249,18 @@ def test_the_same_seed_drops_the_same(backend, seed):
         assert a.tobytes() == b.tobytes()
 
 
+def test_a_learned_state_inside_constant_masks(backend):
+    """Keys of masks are no numbers to learn: they are drawn anew, the rest is learned."""
+    mg.random.seed(17)
+    cell = rnn.LearnedState(rnn.VariationalDropout(rnn.LSTMCell(D, H, dtype="float64"), h=0.5))
+    assert [s.shape for s in cell.start] == [(1, H), (1, H)]
+    keys = [cell.initial_state(B)[1].numpy() for _ in range(2)]
+    assert keys[0].shape == (B, 2)
+    assert (keys[0] != keys[1]).any()
+    ys, _ = unroll(cell, mg.ones((T, B, D), dtype="float64"))
+    assert all(g.any() for g in gradients(mg.sum(ys), cell.start))
+
+
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
 def test_weight_decay_of_a_recurrent_network(backend, name):
     """SGD and Adam: the gradient of decay / 2 |p|^2 is added; AdamW: p shrinks by 1 - lr decay."""
