@@ -76,13 +76,15 @@ class IndRNNCell(PublishedCell):
         return h, h
 
 
-class MGUCell(GatedCell):
+class MGUCell(PublishedCell):
     """Minimal gated unit: h' = (1 - f) h + f n, n = tanh(x Wxn + (f h) Whn + b) (Zhou et al. 2016).
 
     f = sigmoid of its preactivations; gates in order f, n.
     """
 
-    gates = 2
+    def __init__(self, D: int, H: int, *, dtype: Any = None) -> None:
+        super().__init__(D, H, dtype=dtype)
+        self.Wx, self.Wh, self.b = self.matrix(D, 2 * H), self.square(2), self.vector(2 * H)
 
     def __call__(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         x_f, x_n = mg.split(x @ self.Wx + self.b, 2, axis=-1)
@@ -434,9 +436,9 @@ class MLSTMCell(PublishedCell):
 
     def __call__(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         C, n, m = state
-        scale = np.repeat([1.0, self.H**-0.5, 1.0, 1.0], self.H)
-        scale = mg.Tensor(scale, dtype=self.W.dtype, backend=self.W.backend)
-        q, k, v, o = mg.split(x @ self.W * scale + self.b, 4, axis=-1)
+        q, k, v, o = mg.split(x @ self.W, 4, axis=-1)
+        b_q, b_k, b_v, b_o = mg.split(self.b, 4)
+        q, k, v, o = q + b_q, k * self.H**-0.5 + b_k, v + b_v, mg.sigmoid(o + b_o)
         log_i, f = mg.split(x @ self.w + self.b_if, 2, axis=-1)
         log_f = -mg.functional.softplus(-f) + m
         m = mg.maximum(log_f, log_i)
@@ -445,7 +447,7 @@ class MLSTMCell(PublishedCell):
         n = f * n + i * k
         read = mg.einsum("bij,bj->bi", C, q)
         along = abs(mg.sum(n * q, axis=-1, keepdims=True))
-        return mg.sigmoid(o) * read / mg.maximum(along, mg.exp(-m)), (C, n, m)
+        return o * read / mg.maximum(along, mg.exp(-m)), (C, n, m)
 
 
 class FastWeightsCell(PublishedCell):

@@ -55,7 +55,7 @@ class LeakyCell(RNNCell):
     @property
     def alpha(self) -> mg.Tensor:
         """The share of its old value that each unit keeps, (H,)."""
-        return self.fixed if self.alpha_logit is None else mg.sigmoid(self.alpha_logit)
+        return mg.sigmoid(self.alpha_logit) if self.fixed is None else self.fixed
 
     def __call__(self, x: mg.Tensor, state: mg.Tensor) -> tuple[mg.Tensor, mg.Tensor]:
         self.check_shapes(x, state)
@@ -164,10 +164,11 @@ class ClockworkCell(GatedCell):
     def at(self, t: int, x: mg.Tensor, h: mg.Tensor) -> mg.Tensor:
         """h after step t, known on the host, by the active groups' products alone."""
         groups = list(mg.split(h, len(self.periods), axis=-1))
+        biases = mg.split(self.b, len(self.periods))
         for i, period in enumerate(self.periods):
             if t % period == 0:
                 to, start = slice(i * self.size, (i + 1) * self.size), i * self.size
-                a = x @ self.Wx[:, to] + h[:, start:] @ self.Wh[start:, to] + self.b[to]
+                a = x @ self.Wx[:, to] + h[:, start:] @ self.Wh[start:, to] + biases[i]
                 groups[i] = mg.tanh(a)
         return mg.concatenate(groups, axis=-1)
 

@@ -70,6 +70,16 @@ def test_outputs_depend_on_all_earlier_inputs_and_nothing_else(backend, name, fo
         np.testing.assert_array_equal(reach(cell, lengths), expected)
 
 
+@pytest.mark.parametrize("name", ["sLSTM", "mLSTM"])
+def test_exponential_gates_do_not_overflow(backend, name):
+    """A thousand in the exponent: values and gradients stay finite, as the stabiliser is for."""
+    cell = make(name, H, H)
+    xs = mg.Tensor(1e3 * np.random.default_rng(51).normal(size=(T, B, H)), requires_grad=True)
+    ys, _ = unroll(cell, xs)
+    assert np.isfinite(ys.numpy()).all()
+    assert all(np.isfinite(g).all() for g in gradients(mg.sum(ys), xs, cell.parameters()))
+
+
 # --- any cell in any wiring ----------------------------------------------------------------------
 
 
