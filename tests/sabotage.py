@@ -104,8 +104,8 @@ EDITS = (
     Edit(
         "C3",
         COMPOSE,
-        "[mg.broadcast_to(s, (batch",
-        "[mg.broadcast_to(s.detach(), (batch",
+        "mg.broadcast_to(next(learned), s.shape)",
+        "mg.broadcast_to(next(learned).detach(), s.shape)",
         "the learned state gets no gradient",
     ),
     Edit(
