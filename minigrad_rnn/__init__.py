@@ -11,6 +11,15 @@ from minigrad_rnn.compose import (
     Residual,
     Stack,
 )
+from minigrad_rnn.depth import MLP, DeepCell, Increment, ResNet
+from minigrad_rnn.gated import (
+    BookGRUCell,
+    BookLSTMCell,
+    CoupledLSTMCell,
+    LayerNormLSTMCell,
+    PeepholeLSTMCell,
+    ProjectedLSTMCell,
+)
 from minigrad_rnn.patterns import (
     Bridge,
     Decoder,
@@ -19,32 +28,51 @@ from minigrad_rnn.patterns import (
     OutputFeedback,
     Readout,
 )
+from minigrad_rnn.regularize import RecurrentDropoutLSTMCell, VariationalDropout, Zoneout
+from minigrad_rnn.timescales import Clockwork, ClockworkCell, DelayCell, LeakyCell
 from minigrad_rnn.training import BPTT, RTRL, TBPTT, Checkpoint, ClippedState, Stream
 from minigrad_rnn.unrolling import unroll
 
 __all__ = [
     "BPTT",
+    "MLP",
     "RTRL",
     "TBPTT",
     "Bidirectional",
+    "BookGRUCell",
+    "BookLSTMCell",
     "Bridge",
     "Checkpoint",
     "ClippedState",
+    "Clockwork",
+    "ClockworkCell",
+    "CoupledLSTMCell",
     "Decoder",
+    "DeepCell",
+    "DelayCell",
     "EmitState",
     "EncoderDecoder",
     "GRUCell",
     "HiddenLayer",
+    "Increment",
     "LSTMCell",
+    "LayerNormLSTMCell",
     "Layers",
+    "LeakyCell",
     "LearnedState",
     "NoisyState",
     "OutputFeedback",
+    "PeepholeLSTMCell",
+    "ProjectedLSTMCell",
     "RNNCell",
     "Readout",
     "Recurrent",
+    "RecurrentDropoutLSTMCell",
+    "ResNet",
     "Residual",
     "Stack",
     "Stream",
+    "VariationalDropout",
+    "Zoneout",
     "unroll",
 ]

@@ -83,16 +83,24 @@ class EmitState(Module):
 
 
 class LearnedState(Module):
-    """A cell with a learned initial state: a Parameter (1, ...) a part, broadcast to the batch."""
+    """A cell with a learned initial state: a Parameter (1, ...) a part, broadcast to the batch.
+
+    Parts that count, such as a clock, begin as the cell has them.
+    """
 
     def __init__(self, cell: Any) -> None:
         self.cell = cell
-        leaves, self._rebuild = tree.flatten(cell.initial_state(1))
-        self.start = [Parameter(leaf) for leaf in leaves]
+        leaves = tree.flatten(cell.initial_state(1))[0]
+        self.start = [Parameter(leaf) for leaf in leaves if leaf.dtype.kind == "f"]
 
     def initial_state(self, batch: int) -> Any:
         """The learned state, the same for every row."""
-        return self._rebuild([mg.broadcast_to(s, (batch, *s.shape[1:])) for s in self.start])
+        learned = iter(self.start)
+
+        def begin(s: mg.Tensor) -> mg.Tensor:
+            return mg.broadcast_to(next(learned), s.shape) if s.dtype.kind == "f" else s
+
+        return tree.map(begin, self.cell.initial_state(batch))
 
     def __call__(self, x: Any, state: Any) -> tuple[Any, Any]:
         return self.cell(x, state)  # type: ignore[no-any-return]
@@ -109,9 +117,13 @@ class NoisyState(Module):
         state = self.cell.initial_state(batch)
         if not self.training or self.std == 0:
             return state
-        return tree.map(
-            lambda s: s + self.std * mg.random.normal(None, s.shape, dtype=s.dtype), state
-        )
+
+        def noisy(s: mg.Tensor) -> mg.Tensor:
+            if s.dtype.kind != "f":
+                return s
+            return s + self.std * mg.random.normal(None, s.shape, dtype=s.dtype)
+
+        return tree.map(noisy, state)
 
     def __call__(self, x: Any, state: Any) -> tuple[Any, Any]:
         return self.cell(x, state)  # type: ignore[no-any-return]

@@ -45,6 +45,10 @@ class Verdict:
 CELLS, COMPOSE, UNROLLING = (
     f"minigrad_rnn/{name}.py" for name in ("cells", "compose", "unrolling")
 )
+GATED, CATALOGUE, TIMESCALES, DEPTH, REGULARIZE = (
+    f"minigrad_rnn/{name}.py"
+    for name in ("gated", "catalogue", "timescales", "depth", "regularize")
+)
 SWEEP, ELEMENTWISE = "minigrad/sweep.py", "minigrad/ops/elementwise.py"
 PATTERNS, TRAINING, LANDSCAPES, VANISHING = (
     f"minigrad_rnn/{name}.py" for name in ("patterns", "training", "landscapes", "vanishing")
@@ -124,8 +128,8 @@ EDITS = (
     Edit(
         "C3",
         COMPOSE,
-        "[mg.broadcast_to(s, (batch",
-        "[mg.broadcast_to(s.detach(), (batch",
+        "mg.broadcast_to(next(learned), s.shape)",
+        "mg.broadcast_to(next(learned).detach(), s.shape)",
         "the learned state gets no gradient",
     ),
     Edit(
@@ -240,6 +244,75 @@ EDITS = (
     ),
     Edit("E2", CELLS, "i, f, g, o = mg", "f, i, g, o = mg", "input and forget gate change places"),
     Edit("E5", COMPOSE, "states.append(new)", "states.append(part)", "a stack forgets its states"),
+    Edit(
+        "D9",
+        REGULARIZE,
+        "key = mg.random.Key(words).fold(place)",
+        "key = mg.random.next_key().fold(mg.arange(value.shape[0]))",
+        "the mask is drawn anew at every step",
+    ),
+    Edit(
+        "D12",
+        TIMESCALES,
+        "h = alpha * state + (1 - alpha)",
+        "h = alpha * state + alpha",
+        "a leaky unit takes in what it keeps",
+    ),
+    Edit(
+        "D13",
+        TIMESCALES,
+        "a = a + state[d - 1] @ W",
+        "a = a + state[0] @ W",
+        "every delay is one step",
+    ),
+    Edit(
+        "E1",
+        GATED,
+        "mg.sigmoid(i) * self.squash(g)",
+        "mg.sigmoid(i) * mg.tanh(g)",
+        "the book's candidate is squashed by tanh",
+    ),
+    Edit(
+        "E3",
+        GATED,
+        """        c = f * c + i * mg.tanh(g)
+        h = mg.sigmoid(o + see(c, p_o)) * mg.tanh(c)
+""",
+        """        o = o + see(c, p_o)
+        c = f * c + i * mg.tanh(g)
+        h = mg.sigmoid(o) * mg.tanh(c)
+""",
+        "the output gate sees the old cell",
+    ),
+    Edit(
+        "E4",
+        CELLS,
+        "n = mg.tanh(ax_n + (r * h) @ Wh_n)",
+        "n = mg.tanh(ax_n + r * (h @ Wh_n))",
+        "the reset comes after the product",
+    ),
+    Edit(
+        "E6",
+        CATALOGUE,
+        "c, n = f * c + i * mg.tanh(z), f * n + i",
+        "c, n = f * c + i * mg.tanh(z), n + i",
+        "an sLSTM's normaliser forgets nothing",
+    ),
+    Edit(
+        "F2",
+        DEPTH,
+        "x = self.activation(layer(x))",
+        "x = layer(x)",
+        "hidden layers inside a step are linear",
+    ),
+    Edit(
+        "F3",
+        DEPTH,
+        "a + state @ self.W)",
+        "a + mg.tanh(state) @ self.W)",
+        "the skip connection goes through units",
+    ),
+    Edit("F4", DEPTH, "x = x + block(x)", "x = block(x)", "a residual network without residuals"),
     Edit("F1", COMPOSE, "list(cells)", "list(cells)[::-1]", "a stack stands on its head"),
 )
 
