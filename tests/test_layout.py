@@ -51,7 +51,7 @@ ALLOWED = {
 
 # Lines without docstrings, comments and blanks. A number is raised in a commit of its own.
 BUDGET = {
-    "minigrad, without graph and pictures": 4200,
+    "minigrad, without graph and pictures": 4400,
     "minigrad/graph": 2000,
     "minigrad/pictures": 1500,
     "minigrad_numpy": 200,
