@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def fresh(code: str) -> str:
     """What a new interpreter prints."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
-    environment = {**os.environ, "PYTHONPATH": path}
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment = {**kept, "PYTHONPATH": path}  # as a user's: compiled modules are kept
     command = [sys.executable, "-c", code]
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, check=True

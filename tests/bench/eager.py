@@ -36,7 +36,8 @@ BARS = {"torch": ("at most", 1.8), "autograd": ("at most", 1 / 3), "mygrad": ("a
 
 
 def environment(threads: int) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("MINIGRAD_")}
+    hidden = ("MINIGRAD_", "PYTHONDONTWRITEBYTECODE")  # compiled modules are kept, as a user's are
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     counts = dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
     )
