@@ -174,12 +174,10 @@ def _filled(item: str) -> str:
 
 def write_notebook(path: Path, target: str) -> None:
     """The tutorial as a Jupyter notebook, by jupytext; raises TextError where that is missing."""
+    if Path(target).suffix != ".ipynb":
+        raise TextError(f"--notebook {target}: a notebook is named *.ipynb")
     try:
         import jupytext
     except ImportError:
-        raise TextError(
-            '--notebook needs jupytext: pip install "minigrad-rnn[tutorials]"'
-        ) from None
-    if Path(target).suffix != ".ipynb":
-        raise TextError(f"--notebook {target}: a notebook is named *.ipynb")
+        raise TextError("--notebook needs jupytext: pip install jupytext") from None
     jupytext.write(jupytext.read(str(path)), target)

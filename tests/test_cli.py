@@ -44,7 +44,13 @@ def start(folder: Path, *words: str, often: bool = False, **changes: str) -> sub
         [sys.executable, "-W", "error", *program, *words],
         cwd=folder, env=environment(**changes), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+        preexec_fn=heed_ctrl_c if os.name == "posix" else None,
     )  # fmt: skip
+
+
+def heed_ctrl_c() -> None:
+    """In a suite that runs in the background Ctrl-C is ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run(folder: Path, *words: str, code: int = 0, **how: Any) -> tuple[str, str]:
