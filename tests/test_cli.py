@@ -33,7 +33,8 @@ OFTEN = (
 
 
 def environment(**changes: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MINIGRAD_", "PYTHONIO"))}
+    own = ("MINIGRAD_", "PYTHONIO", "OPENBLAS_", "MKL_")  # what a shell sets must not decide here
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(own)}
     path = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
     return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **changes}
 
