@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 import minigrad as mg
 from minigrad import arguments, tree
 from minigrad.nn import Dropout, Module, Parameter
-from minigrad_rnn.unrolling import real_steps, step_flags, unroll
+from minigrad_rnn.unrolling import step_flags, unroll
 
 MERGES = ("concat", "sum", "mul", "ave", None)
 
@@ -177,8 +175,8 @@ class Bidirectional(Module):
         resets: Any = None,
     ) -> tuple[Any, Any]:
         ahead, behind = (None, None) if state is None else state
-        T, B = tree.flatten(xs)[0][0].shape[:2]
-        turned = _turned(T, B, resets, lengths, mask)
+        resets = step_flags(resets, *tree.flatten(xs)[0][0].shape[:2], "resets")
+        turned = None if resets is None else _turned(resets, lengths, mask)
         hs, ahead = unroll(self.forward, xs, ahead, lengths=lengths, mask=mask, resets=resets)
         gs, behind = unroll(
             self.backward, xs, behind, lengths=lengths, mask=mask, resets=turned, reverse=True
@@ -197,18 +195,16 @@ class Bidirectional(Module):
         return h, g
 
 
-def _turned(T: int, B: int, resets: Any, lengths: Any, mask: Any) -> np.ndarray | None:
-    """The resets of the backward direction: at the last real step before each of the forward's."""
-    flags, real = step_flags(resets, T, B, "resets"), real_steps(T, B, lengths, mask)
-    if flags is None:
-        return None
-    turned = np.zeros((T, B), bool)
-    pending = np.zeros(B, bool)  # the next real step begins a new sequence
-    for t in reversed(range(T)):
-        here = np.ones(B, bool) if real is None else real[t]
-        turned[t] = pending & here
-        pending = np.where(here, flags[t], pending)
-    return turned
+def _turned(resets: mg.Tensor, lengths: Any, mask: Any) -> mg.Tensor:
+    """The resets of the backward direction: at the last real step before each of the forward's.
+
+    That is a delay by one real step, backwards: what is fed now comes out at the next.
+    """
+    none = mg.zeros(resets.shape[1], dtype="bool", backend=resets.backend)
+    turned, _ = unroll(
+        lambda reset, last: (last, reset), resets, none, lengths=lengths, mask=mask, reverse=True
+    )
+    return turned  # type: ignore[no-any-return]
 
 
 class Layers(Module):

@@ -14,7 +14,7 @@ import minigrad as mg
 from minigrad import arguments, tree
 from minigrad import functional as F
 from minigrad.nn import Embedding, Linear, Module, Parameter, glorot_uniform
-from minigrad_rnn.unrolling import unroll
+from minigrad_rnn.unrolling import real_steps, unroll
 
 CONDITIONS = ("input", "state", "both")
 
@@ -241,10 +241,7 @@ class Decoder(Module):
         """log P(ys | x) of each row, (B,): the sum of its conditionals (eq 10.31-10.33)."""
         ys = self._symbols(ys)
         T, B = ys.shape
-        counts = None
-        if lengths is not None:
-            steps = mg.arange(T, backend=ys.backend).reshape(T, 1)
-            counts = steps < mg.Tensor(lengths, backend=ys.backend).reshape(1, B)
+        counts = real_steps(T, B, lengths, None, ys.backend)
         nats = F.cross_entropy(
             self.logits(ys, x, lengths=lengths), ys, mask=counts, reduction="none"
         )

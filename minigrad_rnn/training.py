@@ -53,8 +53,8 @@ class Piece(NamedTuple):
 
     xs: Any
     targets: Any
-    mask: np.ndarray | None
-    resets: np.ndarray | None
+    mask: mg.Tensor | None
+    resets: mg.Tensor | None
 
     @property
     def steps(self) -> int:
@@ -79,14 +79,17 @@ def _joined(a: Any, b: Any) -> Any:
     return mg.concatenate([a, b]) if isinstance(a, mg.Tensor) else np.concatenate([a, b])
 
 
-def _flags_joined(first: Piece, second: Piece, name: str, blank: bool) -> np.ndarray | None:
+def _flags_joined(first: Piece, second: Piece, name: str, blank: bool) -> mg.Tensor | None:
     flags = [getattr(piece, name) for piece in (first, second)]
     if flags[0] is None and flags[1] is None:
         return None
     known = flags[0] if flags[0] is not None else flags[1]
     pieces = zip(flags, (first, second))
-    return np.concatenate(
-        [np.full((p.steps, known.shape[1]), blank) if f is None else f for f, p in pieces]
+    return mg.concatenate(
+        [
+            mg.full((p.steps, *known.shape[1:]), blank, backend=known.backend) if f is None else f
+            for f, p in pieces
+        ]
     )
 
 
@@ -100,7 +103,9 @@ def _piece(
     for y in tree.flatten(targets)[0]:
         if y is not None and (getattr(y, "ndim", 0) < 1 or y.shape[0] != T):
             raise mg.ShapeError(f"targets have {T} steps, as the inputs do, not shape {y.shape}")
-    return Piece(xs, targets, real_steps(T, B, lengths, mask), step_flags(resets, T, B, "resets"))
+    home = next((x.backend for x in leaves if isinstance(x, mg.Tensor)), None)
+    real = real_steps(T, B, lengths, mask, home)
+    return Piece(xs, targets, real, step_flags(resets, T, B, "resets", home))
 
 
 class _OneEntry:

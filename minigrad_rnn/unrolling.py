@@ -11,6 +11,7 @@ import minigrad as mg
 from minigrad import arguments, tree
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
+BLANK = False  # stands in the padding: zero, in the dtype of whatever stands beside it
 
 
 def unroll(
@@ -33,6 +34,8 @@ def unroll(
     padding reaches a value or a gradient; the state returned is after each row's last real step.
     resets (T, B) bool: before step t these rows take initial_state's; at a masked step a reset does
     nothing either. reverse: each row from its last real step to its first, ys in the given order.
+    Tensors among lengths, mask and resets stay tensors, inputs of a captured function as xs is;
+    there a length above T counts as T, because only lengths that can be read are checked.
     Raises ShapeError and ValueError for sequences, masks, lengths and states that do not fit.
     """
     leaves = [x for x in tree.flatten(xs)[0] if x is not None]
@@ -41,15 +44,13 @@ def unroll(
         state = _initial_state(cell, B)
     elif leaves and hasattr(cell, "initial_state"):
         _check_state(cell, state, B)
-    valid = real_steps(T, B, lengths, mask)
-    fresh = step_flags(resets, T, B, "resets")
-    if fresh is not None and valid is not None:
-        fresh = fresh & valid
-    start = _initial_state(cell, B) if fresh is not None else None
     home = _backend(leaves, state)
     xs = tree.map(lambda x: _tensor(x, home), xs)
-    keep = None if valid is None else mg.Tensor(valid, backend=home)
-    anew = None if fresh is None else mg.Tensor(fresh, backend=home)
+    keep = real_steps(T, B, lengths, mask, home)
+    anew = step_flags(resets, T, B, "resets", home)
+    if anew is not None and keep is not None:
+        anew = anew & keep
+    start = _initial_state(cell, B) if anew is not None else None
     inputs = _inputs(xs, T)
     ys: list[Any] = [None] * T
     for t in reversed(range(T)) if reverse else range(T):
@@ -59,8 +60,8 @@ def unroll(
         if keep is None:
             ys[t], state = cell(x, state)
         else:
-            y, new = cell(_choose(keep[t], x, 0), state)
-            ys[t], state = _choose(keep[t], y, 0), _choose(keep[t], new, state)
+            y, new = cell(_choose(keep[t], x, BLANK), state)
+            ys[t], state = _choose(keep[t], y, BLANK), _choose(keep[t], new, state)
     if T == 0:
         return _no_outputs(cell, xs, state), state
     return tree.map(lambda *parts: mg.stack(parts), *ys), state
@@ -107,30 +108,38 @@ def _check_state(cell: Any, state: Any, B: int) -> None:
         )
 
 
-def real_steps(T: int, B: int, lengths: Any, mask: Any) -> np.ndarray | None:
-    """The mask (T, B) that lengths or mask stand for, on the host; None if all steps are real."""
+def real_steps(T: int, B: int, lengths: Any, mask: Any, home: Any = None) -> mg.Tensor | None:
+    """The mask (T, B) that lengths or mask stand for, on a backend; None if all steps are real."""
     if lengths is not None and mask is not None:
         raise ValueError("unroll: give lengths or mask, not both")
     if lengths is None:
-        return step_flags(mask, T, B, "mask")
-    sizes = _host(lengths)
+        return step_flags(mask, T, B, "mask", home)
+    sizes = _placed(lengths, home)
     if sizes.shape != (B,) or (B and sizes.dtype.kind not in "iu"):
         raise mg.ShapeError(
             f"unroll: lengths are {B} integers, one a row, not {sizes.dtype} of shape {sizes.shape}"
         )
-    for row, n in enumerate(sizes):
+    _check_range(sizes, T)
+    return mg.arange(T, backend=sizes.backend).reshape(T, 1) < sizes
+
+
+def _check_range(sizes: mg.Tensor, T: int) -> None:
+    try:
+        known = sizes.numpy()
+    except mg.MinigradError:  # an input of a capture, which has no values yet
+        return
+    for row, n in enumerate(known):
         if not 0 <= n <= T:
             raise ValueError(
                 f"unroll: row {row} has length {n}, which is not between 0 and T = {T}"
             )
-    return np.arange(T)[:, None] < sizes[None, :]
 
 
-def step_flags(flags: Any, T: int, B: int, name: str) -> np.ndarray | None:
-    """One flag a step and row, on the host, or None. Raises ShapeError unless bool (T, B)."""
+def step_flags(flags: Any, T: int, B: int, name: str, home: Any = None) -> mg.Tensor | None:
+    """One flag a step and row, on a backend, or None. Raises ShapeError unless bool (T, B)."""
     if flags is None:
         return None
-    values = _host(flags)
+    values = _placed(flags, home)
     if values.shape != (T, B) or values.dtype.kind != "b":
         raise mg.ShapeError(
             f"unroll: {name} is bool of shape (T, B) = {(T, B)}, not {values.dtype} of shape "
@@ -139,8 +148,11 @@ def step_flags(flags: Any, T: int, B: int, name: str) -> np.ndarray | None:
     return values
 
 
-def _host(values: Any) -> np.ndarray:
-    return values.numpy() if isinstance(values, mg.Tensor) else np.asarray(values)
+def _placed(values: Any, home: Any) -> mg.Tensor:
+    """Lengths or flags, which may come from anywhere, where the rest is."""
+    if isinstance(values, mg.Tensor):
+        return values if home is None else values.to(home)
+    return mg.Tensor(np.asarray(values), backend=home)
 
 
 def _tensor(x: Any, home: Any) -> Any:
@@ -160,14 +172,14 @@ def _inputs(xs: Any, T: int) -> Sequence[Any]:
 
 
 def _choose(rows: mg.Tensor, ours: Any, theirs: Any) -> Any:
-    """In each leaf, the rows of ours where the flag (B,) is set, else theirs, a nest or 0."""
+    """In each leaf, the rows of ours where the flag (B,) is set, else theirs, a nest or BLANK."""
 
     def choose(a: Any, b: Any) -> Any:
         if a is None:
             return None
         return mg.where(rows.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
 
-    if isinstance(theirs, (int, float)):
+    if theirs is BLANK:
         return tree.map(lambda a: choose(a, theirs), ours)
     return tree.map(choose, ours, theirs)
 
