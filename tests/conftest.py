@@ -53,7 +53,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "lecture(row, clause): proves a clause of lectures.toml")
-    config.addinivalue_line("markers", "long: by default on one backend, slow on the others")
     table = LectureTable(
         config, lambda: chosen_backends(config), Path(__file__).with_name("lectures.toml")
     )
