@@ -129,7 +129,8 @@ class AntisymmetricCell(PublishedCell):
 class FastGRNNCell(PublishedCell):
     """Gate and candidate share W and U: z, n = sigmoid, tanh(x W + h U + b_z, b_n).
 
-    h' = (zeta (1 - z) + nu) n + z h, zeta, nu sigmoids of learned numbers (Kusupati et al. 2018).
+    h' = (zeta (1 - z) + nu) n + z h, zeta, nu sigmoids of learned numbers (Kusupati et al. 2018,
+    section 3.2).
     """
 
     def __init__(self, D: int, H: int, *, dtype: Any = None) -> None:
@@ -146,7 +147,10 @@ class FastGRNNCell(PublishedCell):
 
 
 class CFNCell(PublishedCell):
-    """Chaos-free: h' = theta tanh(h) + eta tanh(x W), two gates (Laurent and von Brecht 2017)."""
+    """Chaos-free: h' = theta tanh(h) + eta tanh(x W), two gates.
+
+    theta, eta = sigmoid(x V + h U + b), in that order (Laurent and von Brecht 2017, eq 1-3).
+    """
 
     def __init__(self, D: int, H: int, *, dtype: Any = None) -> None:
         super().__init__(D, H, dtype=dtype)
@@ -160,9 +164,10 @@ class CFNCell(PublishedCell):
 
 
 class RHNCell(PublishedCell):
-    """Recurrent highway: `depth` layers s' = n t + s c within each step (Zilly et al. 2017).
+    """Recurrent highway: `depth` layers s' = n t + s c within each step.
 
-    n = tanh, t, c = sigmoid of s R_l + b_l, and of x W in the first layer alone; in order n, t, c.
+    n = tanh, t, c = sigmoid of s R_l + b_l, and of x W in the first layer alone; in order n, t, c
+    (Zilly et al. 2017, eq 6-9).
     """
 
     def __init__(self, D: int, H: int, depth: int = 2, *, dtype: Any = None) -> None:
@@ -182,9 +187,10 @@ class RHNCell(PublishedCell):
 
 
 class QRNNCell(PublishedCell):
-    """Gates of x(t-1) and x(t) alone: c' = f c + (1 - f) z, y = o c' (Bradbury et al. 2017).
+    """Gates of x(t-1) and x(t) alone: c' = f c + (1 - f) z, y = o c'.
 
     z = tanh, f, o = sigmoid of x(t-1) W1 + x W2, in that order; state (c (B, H), x(t-1) (B, D)).
+    Width 2 and fo-pooling (Bradbury et al. 2017, eq 2 and 4).
     """
 
     def __init__(self, D: int, H: int, *, dtype: Any = None) -> None:
@@ -204,9 +210,10 @@ class QRNNCell(PublishedCell):
 
 
 class SRUCell(PublishedCell):
-    """Gates see c through vectors: c' = f c + (1 - f) x W, y = r c' + (1 - r) x (Lei et al. 2018).
+    """Gates see c through vectors: c' = f c + (1 - f) x W, y = r c' + (1 - r) x.
 
-    f, r = sigmoid(x W + v c + b); Wx (D, 3H) in order n, f, r; x through Ws (D, H) if D != H.
+    f, r = sigmoid(x W + v c + b); Wx (D, 3H) in order n, f, r; x through Ws (D, H) if D != H
+    (Lei et al. 2018, eq 1-4).
     """
 
     def __init__(self, D: int, H: int, *, dtype: Any = None) -> None:
@@ -223,9 +230,9 @@ class SRUCell(PublishedCell):
 
 
 class RANCell(PublishedCell):
-    """Additive: c' = i (x W) + f c, h' = tanh(c'), nothing squashes x W (Lee et al. 2017).
+    """Additive: c' = i (x W) + f c, h' = tanh(c'), nothing squashes x W.
 
-    i, f = sigmoid(x Wx + h Wh + b); state (h, c).
+    i, f = sigmoid(x Wx + h Wh + b); state (h, c) (Lee et al. 2017, eq 1).
     """
 
     def __init__(self, D: int, H: int, *, dtype: Any = None) -> None:
@@ -246,9 +253,10 @@ class RANCell(PublishedCell):
 
 
 class SCRNCell(PublishedCell):
-    """A slow context beside h: s' = alpha s + (1 - alpha) x Ws (Mikolov et al. 2015).
+    """A slow context beside h: s' = alpha s + (1 - alpha) x Ws.
 
-    h' = sigmoid(x Wx + s' P + h Wh); y = h' Uh + s' Us, (B, H). State (h (B, H), s (B, S)).
+    h' = sigmoid(x Wx + s' P + h Wh); y = h' Uh + s' Us, (B, H). State (h (B, H), s (B, S)) (Mikolov
+    et al. 2015, eq 3-5, with the readout linear).
     """
 
     def __init__(
@@ -329,7 +337,8 @@ class CoRNNCell(PublishedCell):
 class LRUCell(PublishedCell):
     """Linear recurrent unit: complex h' = lambda h + gamma x B, y = Re(h' C) + x skip.
 
-    lambda = exp(-exp(nu) + i exp(theta)) a unit, gamma = exp of a parameter (Orvieto et al. 2023).
+    lambda = exp(-exp(nu) + i exp(theta)) a unit, gamma = exp of a parameter (Orvieto et al. 2023,
+    section 3).
     The state is (Re h, Im h), both (B, H); B (D, 2H) and C (2H, H) hold real and imaginary parts.
     """
 
@@ -357,10 +366,10 @@ class LRUCell(PublishedCell):
 
 
 class LMUCell(PublishedCell):
-    """Legendre memory m' = m A + u b of the last `theta` steps of u (Voelker et al. 2019).
+    """Legendre memory m' = m A + u b of the last `theta` steps of u.
 
     u = x e_x + h e_h + m e_m, one number; h' = tanh(x Wx + h Wh + m' Wm). A and b are fixed, by
-    Euler's method; state (h (B, H), m (B, order)).
+    Euler's method; state (h (B, H), m (B, order)) (Voelker et al. 2019, eq 2 and 4-7).
     """
 
     def __init__(

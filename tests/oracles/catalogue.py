@@ -231,7 +231,7 @@ def indrnn(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
 
 
 def mgu(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-    """Zhou et al. 2016, eq 6-8: one gate."""
+    """Zhou et al. 2016, the minimal gated unit: one gate."""
     (h,) = state
     f = sigmoid(p["W_f"] @ np.concatenate([h, x]) + p["b_f"])
     candidate = np.tanh(p["W_h"] @ np.concatenate([f * h, x]) + p["b_h"])
@@ -252,7 +252,7 @@ def rhn(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
 
 
 def qrnn(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-    """Bradbury et al. 2017, eq 1-2, width 2, fo-pooling; state c and x(t-1)."""
+    """Bradbury et al. 2017, eq 2 and 4, width 2, fo-pooling; state c and x(t-1)."""
     c, before = state
     z = np.tanh(p["W1_z"] @ before + p["W2_z"] @ x)
     f = sigmoid(p["W1_f"] @ before + p["W2_f"] @ x)
@@ -272,7 +272,7 @@ def sru(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
 
 
 def ugrnn(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-    """Collins et al. 2017, section on the update gate RNN, eq 3-5."""
+    """Collins et al. 2017, the update gate RNN."""
     (h,) = state
     c = np.tanh(p["W_ch"] @ h + p["W_cx"] @ x + p["b_c"])
     g = sigmoid(p["W_gh"] @ h + p["W_gx"] @ x + p["b_g"])
@@ -281,7 +281,7 @@ def ugrnn(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
 
 
 def antisymmetric(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-    """Chang et al. 2019, eq 12-13 (with gating): Euler steps of length epsilon."""
+    """Chang et al. 2019, with gating: Euler steps of length epsilon."""
     (h,) = state
     A = p["W_h"] - p["W_h"].T - p["gamma"] * np.eye(len(h))
     z = sigmoid(A @ h + p["V_z"] @ x + p["b_z"])
@@ -361,7 +361,7 @@ def scrn(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
 
 
 def multiplicative_lstm(p: Arrays, x: np.ndarray, state: State) -> tuple[np.ndarray, State]:
-    """Krause et al. 2016, eq 16-22: m in h's place, a transition for every input."""
+    """Krause et al. 2016, the mLSTM: m in h's place, a transition for every input."""
     h, c = state
     m = (p["W_mx"] @ x) * (p["W_mh"] @ h)
     i = sigmoid(p["W_ix"] @ x + p["W_im"] @ m + p["b_i"])
