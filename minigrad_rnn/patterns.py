@@ -6,6 +6,7 @@ are called as `(x, state) -> (y, state)` are cells again.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import minigrad as mg
 from minigrad import arguments, tree
 from minigrad import functional as F
 from minigrad.nn import Embedding, Linear, Module, Parameter, glorot_uniform
-from minigrad_rnn.unrolling import real_steps, unroll
+from minigrad_rnn.unrolling import float_parts, real_steps, unroll
 
 CONDITIONS = ("input", "state", "both")
 
@@ -122,20 +123,20 @@ class OutputFeedback(Module):
 
 def state_size(cell: Any) -> int:
     """How many numbers a row of the cell's state holds."""
-    return sum(math.prod(s.shape[1:]) for s in tree.flatten(cell.initial_state(1))[0])
+    return sum(math.prod(s.shape[1:]) for s in float_parts(cell.initial_state(1)))
 
 
 def state_vector(state: Any) -> mg.Tensor:
-    """All parts of a nest of states side by side, (B, N)."""
-    parts = [s.reshape(s.shape[0], -1) for s in tree.flatten(state)[0]]
+    """All parts of a nest of states side by side, (B, N), without those that count."""
+    parts = [s.reshape(s.shape[0], -1) for s in float_parts(state)]
     return parts[0] if len(parts) == 1 else mg.concatenate(parts, axis=-1)
 
 
 class Bridge(Module):
     """A state for `cell` from a vector (B, N): activation(c W + b), cut into the state's parts.
 
-    With state_vector in front it leads from any nest of states to any other: other sizes, other
-    cells, two directions to one.
+    Parts that count, such as a clock, begin as the cell has them. With state_vector in front it
+    leads from any nest of states to any other: other sizes, other cells, two directions to one.
     """
 
     def __init__(
@@ -145,21 +146,16 @@ class Bridge(Module):
         activation: Callable[[mg.Tensor], mg.Tensor] = mg.tanh,
         dtype: Any = None,
     ) -> None:
-        leaves, self._rebuild = tree.flatten(cell.initial_state(1))
-        self._shapes = [s.shape[1:] for s in leaves]
+        self._begin = cell.initial_state  # no part of this module, whose weights are its own
         self.activation = activation
         self.linear = Linear(N, state_size(cell), dtype=dtype)
 
     def __call__(self, c: mg.Tensor) -> Any:
         values = self.activation(self.linear(c))
-        ends, total = [], 0
-        for shape in self._shapes[:-1]:
-            total += math.prod(shape)
-            ends.append(total)
-        parts = mg.split(values, ends, axis=-1) if ends else (values,)
-        return self._rebuild(
-            [p.reshape(p.shape[0], *shape) for p, shape in zip(parts, self._shapes, strict=True)]
-        )
+        state = self._begin(c.shape[0])
+        ends = list(itertools.accumulate(math.prod(s.shape[1:]) for s in float_parts(state)))
+        parts = iter(mg.split(values, ends[:-1], axis=-1) if len(ends) > 1 else (values,))
+        return tree.map(lambda s: next(parts).reshape(s.shape) if s.dtype.kind == "f" else s, state)
 
 
 # --- vector to sequence (Fig 10.9), sequence to sequence (Fig 10.12) ------------------------------

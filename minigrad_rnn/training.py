@@ -21,7 +21,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import arguments, tree
 from minigrad.nn import Module
-from minigrad_rnn.unrolling import real_steps, step_flags, unroll
+from minigrad_rnn.unrolling import float_parts, real_steps, step_flags, unroll
 
 Loss = Callable[[Any, Any], mg.Tensor]
 After = Callable[[int, mg.Tensor], object]  # is told the steps done and the last piece's loss
@@ -370,7 +370,7 @@ class Checkpoint(Schedule):
         """
         ends = segments(piece.steps, memory)
         if len(ends) == 1:
-            entered = tree.map(lambda s: mg.Tensor(s, requires_grad=True), state)
+            entered = _entered(state)
             ys, last = _run(cell, piece, entered)
             values.append(loss(ys, piece.targets))
             _pull_back(values[-1], last, g, parameters)
@@ -394,6 +394,11 @@ class Checkpoint(Schedule):
                 last, done = left, mg.random.generator.detach()
         mg.random.generator.assign(done)
         return last, g
+
+
+def _entered(state: Any) -> Any:
+    """The state as leaves; gradients enter the parts that hold numbers."""
+    return tree.map(lambda s: mg.Tensor(s, requires_grad=s.dtype.kind == "f"), state)
 
 
 def _first_state(cell: Any, piece: Piece, state: Any) -> Any:
@@ -442,17 +447,17 @@ class RTRL(Schedule):
         if not parameters:
             raise ValueError("RTRL: needs the cell's parameters; pass parameters=[...]")
         first = _first_state(cell, piece, state)
-        influence = _jacobian(tree.flatten(first)[0], parameters)  # (N, n)
+        influence = _jacobian(float_parts(first), parameters)  # (N, n)
         state = _detached(first)
         values = []
         for t in range(piece.steps):
             now = piece.part(t, t + 1)
             now = now._replace(xs=tree.map(_constant, now.xs))
-            entered = tree.map(lambda s: mg.Tensor(s, requires_grad=True), state)
-            parts = tree.flatten(entered)[0]
+            entered = _entered(state)
+            parts = float_parts(entered)
             ys, new = _run(cell, now, entered)
             value = loss(ys, now.targets)
-            local = _jacobian(tree.flatten(new)[0], [*parts, *parameters])
+            local = _jacobian(float_parts(new), [*parts, *parameters])
             value.backward()
             with mg.no_grad():
                 g = _row([s.grad for s in parts], parts) @ influence

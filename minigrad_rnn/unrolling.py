@@ -148,6 +148,11 @@ def step_flags(flags: Any, T: int, B: int, name: str, home: Any = None) -> mg.Te
     return values
 
 
+def float_parts(state: Any) -> list[mg.Tensor]:
+    """The parts of a nest of states that hold numbers; those that count, a clock, say, do not."""
+    return [s for s in tree.flatten(state)[0] if s.dtype.kind == "f"]
+
+
 def _placed(values: Any, home: Any) -> mg.Tensor:
     """Lengths or flags, which may come from anywhere, where the rest is."""
     if isinstance(values, mg.Tensor):
