@@ -23,7 +23,7 @@ from minigrad_rnn.patterns import state_size, state_vector
 from tests.recurrent import close, gradients, randomise, same_bits
 
 T, B, H, V, DX = 6, 2, 4, 3, 3
-SEED = 5  # of what a model draws in training
+SEED = 8  # of what a model draws in training: no unit is dropped on all of its ways
 Combination = tuple[str, ...]  # one value an axis
 
 # --- the axes ------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ Combination = tuple[str, ...]  # one value an axis
 CELLS: dict[str, Callable[..., Any]] = {**CATALOGUE, "hidden layer": rnn.HiddenLayer}
 REGULARISERS: dict[str, Callable[[Any], Any]] = {
     "none": lambda cell: cell,
-    "variational dropout": lambda cell: rnn.VariationalDropout(cell, x=0.2, h=0.2, y=0.2),
+    "variational dropout": lambda cell: rnn.VariationalDropout(cell, x=0.1, h=0.2, y=0.1),
     "zoneout": lambda cell: rnn.Zoneout(cell, 0.3),
 }
 
@@ -76,7 +76,7 @@ class Model(Module):
                 bias, *weights = (getattr(made, name) for name in RECTIFIED[cell])
                 bias.assign(mg.full_like(bias, 5.0))
                 for weight in weights:
-                    weight.assign(abs(weight))
+                    weight.assign(0.3 * abs(weight))
             return REGULARISERS[regulariser](made)
 
         self.encoder, size = None, DX
@@ -125,12 +125,14 @@ def data(B: int = B) -> tuple[mg.Tensor, mg.Tensor]:
 
 def check(combination: Combination) -> None:
     """Demand all that must hold of a combination, in training and in evaluation."""
-    _, wiring, _, _, reading, _ = combination
+    _, wiring, _, _, reading, regulariser = combination
     model = Model(combination)
     ys, x = data()
-    causal(model, ys, x)
+    acting = causal(model, ys, x)
     trained(model, combination, ys, x)
     model.eval()
+    if regulariser != "none":
+        assert (logits(model, ys, x) != acting).any()
     if wiring == "ragged":
         rows_alone(model, ys, x)
     READINGS[reading](model, ys, x)
@@ -142,9 +144,12 @@ def logits(model: Model, ys: mg.Tensor, x: mg.Tensor) -> np.ndarray:
         return model.decoder.logits(ys, model.given(x), lengths=model.lengths).numpy()
 
 
-def causal(model: Model, ys: mg.Tensor, x: mg.Tensor) -> None:
-    """Row A8: another y(s) of row 0 moves later logits of row 0 and no bit of anything else."""
-    before, s = logits(model, ys, x), 2
+def causal(model: Model, ys: mg.Tensor, x: mg.Tensor) -> np.ndarray:
+    """Row A8: another y(s) of row 0 moves later logits of row 0 and no bit of anything else.
+
+    Returns the logits.
+    """
+    before, s = logits(model, ys, x), 1
     other = ys.numpy().copy()
     other[s, 0] = (other[s, 0] + 1) % V
     after = logits(model, mg.Tensor(other), x)
@@ -157,6 +162,7 @@ def causal(model: Model, ys: mg.Tensor, x: mg.Tensor) -> None:
         after = logits(model, ys, mg.Tensor(moved))
         assert (after[:, 0] != before[:, 0]).any()
         assert after[:, 1:].tobytes() == before[:, 1:].tobytes()
+    return before
 
 
 def nats(os: mg.Tensor, targets: Any) -> mg.Tensor:
@@ -209,7 +215,7 @@ def trained(model: Model, combination: Combination, ys: mg.Tensor, x: mg.Tensor)
 
 def difference(model: Model, along: list[np.ndarray], ys: mg.Tensor, x: mg.Tensor) -> float:
     """The central difference of the negative log likelihood along a direction."""
-    parameters, step = model.parameters(), 1e-5
+    parameters, step = model.parameters(), 1e-6
     start = [p.numpy().copy() for p in parameters]
     values = []
     for sign in (1, -1):
