@@ -114,12 +114,14 @@ class Tensor:
         dtype: Any = None,
         backend: str | _backend.Backend | None = None,
     ) -> None:
-        if isinstance(data, Tensor):
-            backend = data.backend if backend is None else backend
-            data = data.numpy() if _backend.resolve(backend) is not data.backend else data._data
+        if isinstance(data, Tensor) and backend is None:
+            backend = data.backend
         where = _backend.current() if backend is None else _backend.resolve(backend, "backend=")
         self.backend = where
-        self._data = copy_in(data, dtype, where)
+        if isinstance(data, Tensor) and where is data.backend:  # an op copies, so that captures see
+            self._data = data.detach().astype(data.dtype if dtype is None else dtype)._data
+        else:
+            self._data = copy_in(data.numpy() if isinstance(data, Tensor) else data, dtype, where)
         self.index = 0
         self.node = leaf(where, self._data.shape, self._data.dtype) if requires_grad else None
 

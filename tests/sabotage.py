@@ -313,6 +313,28 @@ EDITS = (
         "the skip connection goes through units",
     ),
     Edit("F4", DEPTH, "x = x + block(x)", "x = block(x)", "a residual network without residuals"),
+    # --- seen in the folded graph alone: the values are right ---
+    Edit(
+        "B8",
+        PATTERNS,
+        "return o, (inner, self.feed(o))",
+        "return o, (inner, self.feed(o + 0 * mg.sum(h)))",
+        "h leads to the next step past o",
+    ),
+    Edit(
+        "D13",
+        TIMESCALES,
+        "a = a + state[d - 1] @ W",
+        "a = a + (state[d - 1] + 0 * state[0]) @ W",
+        "a connection of length one is left",
+    ),
+    Edit(
+        "F4",
+        DEPTH,
+        "x = x + block(x)",
+        "x = 1 * x + block(x)",
+        "a ResNet is an RNN with one operation more",
+    ),
     Edit("F1", COMPOSE, "list(cells)", "list(cells)[::-1]", "a stack stands on its head"),
 )
 

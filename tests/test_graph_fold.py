@@ -304,7 +304,6 @@ def test_batch_first_slices_have_a_static_integer_affine_in_the_iteration():
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
-@lecture("D13", "removed edges")
 def test_an_edge_of_delay_d_in_place_of_the_one_of_delay_1(backend, d):
     """h(t) = tanh(h(t - d) W + x(t)): the folded graph has one edge, of delay d, none of 1."""
     W = leaf(rng_of(11).normal(size=(D, D)))
@@ -339,7 +338,6 @@ def test_skips_through_time_have_an_edge_each():
     assert len({c.result for c in edges}) == 1
 
 
-@lecture("B8", "delay edges")
 @pytest.mark.parametrize("forced", [False, True])
 def test_output_recurrence_has_no_edge_but_from_o(backend, forced):
     """h(t) = tanh(b + o(t-1) W + x(t) U), o = h V + c; under teacher forcing no edge is left."""
@@ -366,7 +364,6 @@ def test_output_recurrence_has_no_edge_but_from_o(backend, forced):
             assert edge.result in [collected.result for collected in loop.collected]
 
 
-@lecture("F4", "tied")
 def test_a_tied_residual_net_folds_to_the_graph_of_an_rnn(backend):
     """x(l+1) = x(l) + F(x(l)) with one F, and a cell h' = h + F(h) without input: one text."""
     rng = rng_of(15)

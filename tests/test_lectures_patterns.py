@@ -368,24 +368,8 @@ def test_with_feedback_the_first_output_tells_the_others(backend):
 LENGTHS = [5, 2, 4]
 
 
-class PeepholeCell(rnn.LSTMCell):
-    """A user's peephole LSTM: i and f see c, o sees c'; p (3, H) in order i, f, o."""
-
-    def __init__(self, D, H, dtype=None):
-        super().__init__(D, H, dtype=dtype)
-        self.p = nn.Parameter(mg.zeros((3, H), dtype))
-
-    def __call__(self, x, state):
-        h, c = state
-        p_i, p_f, p_o = self.p
-        i, f, g, o = mg.split(self.preactivations(x, h), 4, axis=-1)
-        c = mg.sigmoid(f + p_f * c) * c + mg.sigmoid(i + p_i * c) * mg.tanh(g)
-        h = mg.sigmoid(o + p_o * c) * mg.tanh(c)
-        return h, (h, c)
-
-
 def two_ways(kind, rng, merge="concat", size=D):
-    make = PeepholeCell if kind == "peephole" else KINDS[kind].make
+    make = rnn.PeepholeLSTMCell if kind == "peephole" else KINDS[kind].make
     pair = [randomise(make(size, H, dtype="float64"), rng) for _ in range(2)]
     return rnn.Bidirectional(*pair, merge=merge)
 

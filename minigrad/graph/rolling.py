@@ -45,7 +45,10 @@ def fold(program: Graph | Captured | Callable[..., Any], *args: Any) -> Graph:
         program = capture(program, *args)
     graph = program.graph if isinstance(program, Captured) else program
     folder = _Folder()
-    steps = folder.fold(_unstacked_first(graph), set(graph.outputs))
+    first, rest = _unstacked_first(graph)
+    for step in first:
+        folder.remember(step)
+    steps = (*first, *folder.fold(rest, set(graph.outputs)))
     flat = set(steps)
     notes = [f"flat: {why}" for why, region in folder.failures.items() if flat.issuperset(region)]
     if not notes and not any(isinstance(step, Loop) for step in steps):
@@ -54,13 +57,13 @@ def fold(program: Graph | Captured | Callable[..., Any], *args: Any) -> Graph:
     return Graph(graph.inputs, steps, graph.outputs, tuple(notes))
 
 
-def _unstacked_first(graph: Graph) -> tuple[Step, ...]:
-    """The steps, the inputs and constants unstacked before all else.
+def _unstacked_first(graph: Graph) -> tuple[list[Step], list[Step]]:
+    """The steps that unstack inputs and constants, which stay before all else, and the others.
 
     `xs[t]` unstacks xs where it is first used, in the middle of the first iteration.
     """
     made = {value for step in graph.steps for value in step.outputs}
-    first = [
+    first: list[Step] = [
         step
         for step in graph.steps
         if isinstance(step, Instruction)
@@ -68,7 +71,7 @@ def _unstacked_first(graph: Graph) -> tuple[Step, ...]:
         and made.isdisjoint(x for x in step.operands if isinstance(x, Value))
     ]
     early = set(first)
-    return (*first, *(step for step in graph.steps if step not in early))
+    return first, [step for step in graph.steps if step not in early]
 
 
 class Run(NamedTuple):

@@ -43,49 +43,38 @@ def training(cell):
     return step
 
 
-def output_recurrence():
-    """B8, Fig 10.4: h(t) = tanh(b + o(t-1) W + x(t) U), o = h V + c."""
-    W, U, b, V_, c = weights((V, H), (D, H), (H,), (H, V), (V,))
+def attention_decoder():
+    """Reads a memory (M, B, H) by additive attention, the keys U h_j made once, before the loop."""
+    memory, W, U, v = weights((5, B, H), (H, H), (H, H), (H, 1))
+    cell = rnn.GRUCell(D + H, H, dtype="float64")
 
-    def f(xs):
-        o, os = mg.zeros((B, V), dtype="float64"), []
-        for x in xs:
-            o = mg.tanh(o @ W + x @ U + b) @ V_ + c
-            os.append(o)
-        return mg.stack(os)
+    def decode(ys):
+        keys = memory @ U
 
-    return f
+        def step(y, s):
+            scores = mg.tanh(s @ W + keys) @ v  # (M, B, 1)
+            context = mg.sum(mg.functional.softmax(scores, axis=0) * memory, axis=0)
+            return cell(mg.concatenate([y, context], axis=-1), s)
 
+        return rnn.unroll(step, ys, mg.zeros((B, H), dtype="float64"))
 
-def attention():
-    """A decoder that looks at a memory (M, H), the same at every step."""
-    memory, W, U = weights((5, H), (H, H), (D, H))
-
-    def f(xs):
-        h, ys = mg.zeros((B, H), dtype="float64"), []
-        for x in xs:
-            context = mg.functional.softmax(h @ memory.T) @ memory
-            h = mg.tanh(x @ U + (h + context) @ W)
-            ys.append(h)
-        return mg.stack(ys)
-
-    return f
-
-
-def lstm(size):
-    return rnn.LSTMCell(size, H, dtype="float64")
+    return decode
 
 
 def programs():
-    """Name -> (function of xs (T, B, D), what it is)."""
-    two = rnn.Layers([rnn.Bidirectional(lstm(n), lstm(n)) for n in (D, 2 * H)])
+    """Name -> function of xs (T, B, D)."""
+    f8 = {"dtype": "float64"}
+    feedback = rnn.OutputFeedback(rnn.HiddenLayer(D + V, H, **f8), mg.nn.Linear(H, V, **f8))
+    pairs = [[rnn.LSTMCell(size, H, **f8) for _ in range(2)] for size in (D, 2 * H)]
+    two_layers = rnn.Layers([rnn.Bidirectional(*pair) for pair in pairs])
     return {
-        "rnn": net(rnn.RNNCell(D, H, dtype="float64")),
-        "lstm": net(lstm(D)),
-        "output": output_recurrence(),
-        "attention": attention(),
-        "bidirectional": lambda xs: two(xs),
-        "training": training(rnn.RNNCell(D, H, dtype="float64")),
+        "rnn": net(rnn.RNNCell(D, H, **f8)),
+        "peephole": net(rnn.PeepholeLSTMCell(D, H, **f8)),
+        "output": net(feedback),
+        "clockwork": net(rnn.ClockworkCell(D, H, (1, 2), **f8)),
+        "attention": attention_decoder(),
+        "bidirectional": lambda xs: two_layers(xs),
+        "training": training(rnn.RNNCell(D, H, **f8)),
     }
 
 
