@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,10 +73,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     own = any("backend" in str(mark.args[0]).replace(",", " ").split() for mark in marks)
     if own or "backend" not in metafunc.fixturenames:
         return
-    names = {name: name for name in chosen_backends(metafunc.config)}
-    if not metafunc.config.getoption("backend") and "cupy" not in names:
-        names[FAKE_CUPY] = "cupy-fake"  # the CuPy backend, over a CuPy on the host
-    metafunc.parametrize("backend", list(names), ids=list(names.values()), indirect=True)
+    names = chosen_backends(metafunc.config)
+    long = metafunc.definition.get_closest_marker("long") is not None
+    runs = [
+        pytest.param(name, id=name, marks=[pytest.mark.slow] if long and name != names[0] else [])
+        for name in names
+    ]
+    if not metafunc.config.getoption("backend") and "cupy" not in names and not long:
+        # The CuPy backend, over a CuPy on the host, which takes its time. What stands on the
+        # engine reaches a backend through the engine's ops alone, and those always run on it.
+        marks = [pytest.mark.slow] if uses_networks(metafunc.module) else []
+        runs.append(pytest.param(FAKE_CUPY, id="cupy-fake", marks=marks))
+    metafunc.parametrize("backend", runs, indirect=True)
+
+
+def uses_networks(module: types.ModuleType) -> bool:
+    """Return whether a test file imports minigrad_rnn."""
+    found = (getattr(value, "__module__", None) or value for value in vars(module).values())
+    names = (getattr(value, "__name__", value) for value in found)
+    return any(isinstance(name, str) and name.startswith("minigrad_rnn") for name in names)
 
 
 @pytest.fixture

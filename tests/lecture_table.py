@@ -41,13 +41,21 @@ PASSED, SLOW, ORACLE, FAILED, MISSING = "passed", "slow", "oracle only", "failed
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause: its row, short name, the stage it is due at, and whether its proof is slow."""
+    """One clause: row, short name, the stage it is due at, and whether its proof is marked slow.
+
+    `slow`: on every backend. `long`: on all but the first, a short training, say.
+    """
 
     row: str
     name: str
     stage: str
     slow: bool
+    long: bool
     text: str
+
+    def slow_on(self, backend: str, first: str) -> bool:
+        """Return whether the proof on `backend` is marked slow, `first` being the first one."""
+        return self.slow or (self.long and backend != first)
 
 
 def read_clauses(path: Path) -> tuple[set[str], dict[tuple[str, str], Clause]]:
@@ -59,16 +67,16 @@ def read_clauses(path: Path) -> tuple[set[str], dict[tuple[str, str], Clause]]:
     due = set(data.pop("stage"))
     clauses: dict[tuple[str, str], Clause] = {}
     for row, entry in data.items():
-        slow = entry.get("slow", [])
-        for stage in set(entry) - {"item", "slow"}:
+        slow, long = entry.get("slow", []), entry.get("long", [])
+        for stage in set(entry) - {"item", "slow", "long"}:
             if stage not in STAGES:
                 raise ValueError(f"{path.name}: {row} has the unknown stage {stage!r}: {STAGES}")
         for stage in STAGES:
             for name, text in entry.get(stage, {}).items():
                 if (row, name) in clauses:
                     raise ValueError(f"{path.name}: {row} has the clause {name!r} twice")
-                clauses[row, name] = Clause(row, name, stage, name in slow, text)
-        for name in slow:
+                clauses[row, name] = Clause(row, name, stage, name in slow, name in long, text)
+        for name in [*slow, *long]:
             if (row, name) not in clauses:
                 raise ValueError(f"{path.name}: {row} has no clause {name!r} to be slow")
     if unknown := due - set(STAGES):
@@ -156,16 +164,21 @@ class LectureTable:
 
     # --- judgement ---
 
-    def demanded(self) -> list[Clause]:
-        """Return the clauses that this run must prove; none where it is not the whole suite."""
+    def demanded(self) -> list[tuple[Clause, str]]:
+        """Return the clauses, with the backend, that this run must prove.
+
+        None where it is not the whole suite.
+        """
         expression = " ".join((self.config.option.markexpr or "").split())
         if not self.whole_suite() or expression not in SELECTIONS:
             return []
         quick, slow = SELECTIONS[expression]
         return [
-            clause
+            (clause, backend)
             for clause in self.clauses.values()
-            if clause.stage in self.due and (slow if clause.slow else quick)
+            for backend in self.backends
+            if clause.stage in self.due
+            if (slow if clause.slow_on(backend, self.backends[0]) else quick)
         ]
 
     def whole_suite(self) -> bool:
@@ -193,8 +206,7 @@ class LectureTable:
         """Return the demanded clauses without proof, with the backend."""
         return [
             (clause, backend)
-            for clause in self.demanded()
-            for backend in self.backends
+            for clause, backend in self.demanded()
             if not backend.startswith("module://")  # a stand-in: shown, but not demanded
             if self.proofs.status(clause, backend) != PASSED
         ]
@@ -227,7 +239,7 @@ class LectureTable:
                 red=True,
             )
 
-    def table(self, due: list[Clause], demanded: set[Clause]) -> Iterator[str]:
+    def table(self, due: list[Clause], demanded: set[tuple[Clause, str]]) -> Iterator[str]:
         """Yield the lines of the table: row, clause, one column a backend."""
         width = max(len(clause.name) for clause in due)
         heading = "  ".join(f"{name:11}" for name in self.backends)
@@ -236,8 +248,9 @@ class LectureTable:
             cells = []
             for backend in self.backends:
                 status = self.proofs.status(clause, backend)
-                if status == MISSING and clause not in demanded:
-                    status = SLOW if clause.slow else "not selected"
+                if status == MISSING and (clause, backend) not in demanded:
+                    slow = clause.slow_on(backend, self.backends[0])
+                    status = SLOW if slow else "not selected"
                 cells.append(f"{status:11}")
             yield f"{clause.row:4} {clause.name:{width}}  {'  '.join(cells)}".rstrip()
 

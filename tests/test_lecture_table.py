@@ -88,6 +88,27 @@ def test_the_slow_run_demands_the_slow_clauses(suite):
     assert suite(PROVEN, "-m", "").ret == 0
 
 
+def test_a_long_proof_is_demanded_of_the_first_backend_and_by_the_slow_run_of_the_others(suite):
+    clauses = CLAUSES.replace('slow = ["long"]', 'long = ["long"]')
+    short = '@lecture("X1", "short")\ndef test_short(backend): pass\n'
+    two = "pytest.param('two', marks=pytest.mark.slow)"
+    proof = (
+        f"@pytest.mark.parametrize('backend', ['one', {two}])\n"
+        '@lecture("X1", "long")\ndef test_long(backend): pass\n'
+    )
+    result = suite(short + proof, clauses=clauses)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["X1 *long*passed*slow"])
+    result = suite(short + proof, "-m", "slow", clauses=clauses)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["X1 *long*not selected*passed"])
+    assert suite(short + proof.replace("'one', ", ""), clauses=clauses).ret != 0
+    only_one = proof.replace(f", {two}", "")
+    assert suite(short + only_one, clauses=clauses).ret == 0
+    assert suite(short + only_one, "-m", "slow", clauses=clauses).ret != 0
+    assert suite(short + only_one, "-m", "", clauses=clauses).ret != 0
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [
