@@ -135,6 +135,8 @@ def weights(scores: mg.Tensor, real: mg.Tensor) -> mg.Tensor:
 
     A row without any real step has all weights 0, and so the context 0.
     """
+    if not scores.shape[-1]:
+        return scores
     return mg.where(real, F.softmax(mg.where(real, scores, LOWEST)), 0)
 
 

@@ -55,13 +55,17 @@ class AttentionDecoder(Decoder):
         state = None if self.bridge is None else self.bridge(x.last)
         return (), self.cell.begin(x.values, state, lengths=x.lengths)
 
+    def looked(self, state: Any) -> mg.Tensor:
+        """The weights (B, Tx) of the step that led to this state, as decode.beam asks for them."""
+        return state[1][0].weights  # type: ignore[no-any-return]
+
     def alignment(self, ys: Any, x: Encoded) -> mg.Tensor:
         """The weights (Ty, B, Tx) by which each symbol of ys (Ty, B) looked at each source step."""
         ys = self._symbols(ys)
         y, state, rows = self.start(ys.shape[1]), self.begin(x), []
         for following in mg.unstack(ys):
             _, state = self(y, state)
-            rows.append(state[1][0].weights)
+            rows.append(self.looked(state))
             y = following
         return mg.stack(rows)
 

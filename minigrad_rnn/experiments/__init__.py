@@ -12,7 +12,7 @@ from minigrad_rnn.experiments.experiment import Bar, Experiment
 
 __all__ = ["NAMES", "Bar", "Experiment", "find"]
 
-NAMES: tuple[str, ...] = ()
+NAMES: tuple[str, ...] = ("dates", "reversal", "translation")
 
 
 def find(name: str) -> Experiment:

@@ -10,7 +10,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad_rnn.experiments import pairs
-#from minigrad_rnn.experiments.experiment import Bar, Experiment
+from minigrad_rnn.experiments.experiment import Bar, Experiment
 from minigrad_rnn.text import Vocabulary
 
 QUICK = ("{d} {month} {y}", "{month} {d}, {y}", "{d:02}.{m:02}.{y}")
@@ -61,7 +61,7 @@ def written(
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
     """Exact match on dates that were in no training batch."""
-    spellings, updates, H = (QUICK, 150, 24) if quick else (SPELLINGS, 8000, 64)
+    spellings, updates, H = (QUICK, 120, 24) if quick else (SPELLINGS, 8000, 64)
     mg.random.seed(seed)
     rng = np.random.default_rng(seed)
     days = rng.permutation(DAYS)
@@ -72,3 +72,20 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
         net, lambda: written(rng, rng.choice(seen, 32), spellings, letters), updates
     )
     return pairs.exact_match(net, written(rng, unseen, spellings, letters))
+
+
+EXPERIMENT = Experiment(
+    name="dates",
+    row="B12",
+    question="Does an encoder-decoder normalise dates, and what does attention add?",
+    measure="exact match",
+    variants=("attention", "none"),
+    run=run,
+    bars=(Bar("attention: at least 99 % in every seed", lambda r: min(r["attention"]) >= 0.99),),
+    quick_bars=(
+        Bar(
+            "attention is at least 40 points better",
+            lambda r: min(r["attention"]) >= max(r["none"]) + 0.4,
+        ),
+    ),
+)

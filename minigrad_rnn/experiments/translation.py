@@ -9,7 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad_rnn.experiments import pairs
-#from minigrad_rnn.experiments.experiment import Bar, Experiment
+from minigrad_rnn.experiments.experiment import Bar, Experiment
 from minigrad_rnn.seq2seq import AttentionEncoderDecoder, gnmt
 from minigrad_rnn.wordpieces import WordPieces, bleu
 
@@ -82,7 +82,19 @@ def trained(
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
     """BLEU on sentences of which none was in training."""
-    sizes = (3, 32, 150, 120) if quick else (8, 64, 6000, 60)
+    sizes = (3, 48, 200, 150) if quick else (8, 64, 6000, 60)
     net, pieces = yield from trained(seed, *sizes)
     test = sentences(np.random.default_rng(1000 + seed), 200, True)
     return scores(translate(net, pieces, [a for a, _ in test]), [b for _, b in test])[0]
+
+
+EXPERIMENT = Experiment(
+    name="translation",
+    row="H3",
+    question="Does a small GNMT learn to translate, words reordered?",
+    measure="BLEU",
+    variants=("gnmt",),
+    run=run,
+    bars=(Bar("BLEU at least 0.95 in every seed", lambda r: min(r["gnmt"]) >= 0.95),),
+    quick_bars=(Bar("BLEU at least 0.25", lambda r: min(r["gnmt"]) >= 0.25),),
+)
