@@ -15,7 +15,7 @@ from minigrad.nn import Embedding
 from minigrad_rnn.attention import Additive, AttentionCell, GNMTCell
 from minigrad_rnn.cells import LSTMCell
 from minigrad_rnn.compose import Bidirectional, Layers, Residual
-from minigrad_rnn.patterns import Bridge, Decoder, EncoderDecoder, state_vector
+from minigrad_rnn.patterns import Bridge, Decoder, EncoderDecoder, state_size, state_vector
 
 
 class Encoded(NamedTuple):
@@ -102,20 +102,22 @@ def gnmt(
 
     The first encoder layer runs in both directions, the others forwards; the decoder's bottom layer
     drives an attention with one hidden layer of H units, whose context all its layers see; residual
-    connections begin at the third layer of both. cell(D, H, dtype=) makes the layers.
+    connections begin at the third layer of both. The encoder's last states set the decoder's first
+    through a Bridge, where the paper is silent. cell(D, H, dtype=) makes the layers.
     """
     layers = arguments.size("layers", layers)
 
     def make(size: int) -> Any:
         return cell(size, H, dtype=dtype)
 
-    encoder: list[Any] = [Bidirectional(make(D), make(D))]
-    encoder += [make(2 * H) if n == 2 else Residual(make(H)) for n in range(2, layers + 1)]
-    N = 2 * H if layers == 1 else H
+    both, uppers = (make(D), make(D)), [make(2 * H if n == 2 else H) for n in range(2, layers + 1)]
+    encoder = [Bidirectional(*both), *uppers[:1], *map(Residual, uppers[1:])]
+    M = sum(map(state_size, (*both, *uppers)))
+    N = H if uppers else 2 * H
     decoder = [make((D if n == 1 else H) + N) for n in range(1, layers + 1)]
     attention = GNMTCell(decoder, Additive(H, N, H, dtype=dtype), H)
     return AttentionEncoderDecoder(
         Layers(encoder),
-        AttentionDecoder(V, D, attention, H, dtype=dtype),
+        AttentionDecoder(V, D, attention, H, M, dtype=dtype),
         Embedding(V_source, D, dtype=dtype),
     )

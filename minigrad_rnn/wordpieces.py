@@ -25,19 +25,24 @@ class WordPieces:
     """
 
     def __init__(self, merges: Iterable[Sequence[int]] = ()) -> None:
-        self.merges: list[Pair] = []
+        self.ranks: dict[Pair, int] = {}  # in the order they were merged
         self.pieces = [bytes([b]) for b in range(256)]
         for left, right in merges:
             if not 0 <= min(left, right) <= max(left, right) < len(self.pieces):
-                raise TextError(f"merge {len(self.merges)} joins {left} and {right}: no such piece")
+                raise TextError(f"merge {len(self.ranks)} joins {left} and {right}: no such piece")
             self._merge((left, right))
 
     def _merge(self, pair: Pair) -> None:
-        self.merges.append(pair)
+        self.ranks[pair] = len(self.ranks)
         self.pieces.append(self.pieces[pair[0]] + self.pieces[pair[1]])
 
     def __len__(self) -> int:
         return len(self.pieces)
+
+    @property
+    def merges(self) -> list[Pair]:
+        """The pairs that were merged, in order."""
+        return list(self.ranks)
 
     @classmethod
     def learn(cls, texts: Iterable[str], merges: int) -> WordPieces:
@@ -62,8 +67,7 @@ class WordPieces:
 
     def encode(self, text: str) -> list[int]:
         """The pieces of a text: the merges, in the order they were learned, word by word."""
-        rank = {pair: i for i, pair in enumerate(self.merges)}
-        found = []
+        rank, found = self.ranks, []
         for part in WORD.findall(text):
             word = list(_bytes(part))
             while known := [p for p in pairwise(word) if p in rank]:

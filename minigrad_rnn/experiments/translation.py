@@ -69,12 +69,13 @@ def trained(
     """The wordpieces of both languages together, and a model trained on nine tenths."""
     mg.random.seed(seed)
     rng = np.random.default_rng(seed)
-    texts = [text for pair in sentences(rng, 300, False) for text in pair]
-    pieces = WordPieces.learn(texts, merges)
+    corpus = sentences(rng, 1000, False)
+    pieces = WordPieces.learn([text for pair in corpus for text in pair], merges)
     net = gnmt(len(pieces), len(pieces) + 1, H, H, layers)
+    encoded = [(pieces.encode(a), pieces.encode(b)) for a, b in corpus]
 
     def draw() -> pairs.Pairs:
-        return [(pieces.encode(a), pieces.encode(b)) for a, b in sentences(rng, 32, False)]
+        return [encoded[n] for n in rng.integers(0, len(encoded), 32)]
 
     yield from pairs.train(net, draw, updates)
     return net, pieces
@@ -82,7 +83,7 @@ def trained(
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
     """BLEU on sentences of which none was in training."""
-    sizes = (3, 48, 200, 150) if quick else (8, 64, 6000, 60)
+    sizes = (3, 48, 120, 150) if quick else (8, 64, 6000, 60)
     net, pieces = yield from trained(seed, *sizes)
     test = sentences(np.random.default_rng(1000 + seed), 200, True)
     return scores(translate(net, pieces, [a for a, _ in test]), [b for _, b in test])[0]
@@ -96,5 +97,5 @@ EXPERIMENT = Experiment(
     variants=("gnmt",),
     run=run,
     bars=(Bar("BLEU at least 0.95 in every seed", lambda r: min(r["gnmt"]) >= 0.95),),
-    quick_bars=(Bar("BLEU at least 0.25", lambda r: min(r["gnmt"]) >= 0.25),),
+    quick_bars=(Bar("BLEU at least 0.6", lambda r: min(r["gnmt"]) >= 0.6),),
 )
