@@ -1,5 +1,6 @@
 """Recurrent networks as ordinary graph code on minigrad: cells, unrolling, what they compose to."""
 
+from minigrad_rnn.attention import BahdanauCell, GNMTCell, LuongCell
 from minigrad_rnn.cells import GRUCell, LSTMCell, RNNCell
 from minigrad_rnn.compose import (
     Bidirectional,
@@ -29,6 +30,7 @@ from minigrad_rnn.patterns import (
     Readout,
 )
 from minigrad_rnn.regularize import RecurrentDropoutLSTMCell, VariationalDropout, Zoneout
+from minigrad_rnn.seq2seq import AttentionDecoder, AttentionEncoderDecoder, gnmt
 from minigrad_rnn.timescales import Clockwork, ClockworkCell, DelayCell, LeakyCell
 from minigrad_rnn.training import BPTT, RTRL, TBPTT, Checkpoint, ClippedState, Stream
 from minigrad_rnn.unrolling import unroll
@@ -38,6 +40,9 @@ __all__ = [
     "MLP",
     "RTRL",
     "TBPTT",
+    "AttentionDecoder",
+    "AttentionEncoderDecoder",
+    "BahdanauCell",
     "Bidirectional",
     "BookGRUCell",
     "BookLSTMCell",
@@ -52,6 +57,7 @@ __all__ = [
     "DelayCell",
     "EmitState",
     "EncoderDecoder",
+    "GNMTCell",
     "GRUCell",
     "HiddenLayer",
     "Increment",
@@ -60,6 +66,7 @@ __all__ = [
     "Layers",
     "LeakyCell",
     "LearnedState",
+    "LuongCell",
     "NoisyState",
     "OutputFeedback",
     "PeepholeLSTMCell",
@@ -74,5 +81,6 @@ __all__ = [
     "Stream",
     "VariationalDropout",
     "Zoneout",
+    "gnmt",
     "unroll",
 ]

@@ -243,10 +243,11 @@ class Decoder(Module):
         )
         return -mg.sum(nats, axis=0)
 
-    def greedy(self, x: mg.Tensor, steps: int) -> mg.Tensor:
+    def greedy(self, x: Any, steps: int) -> mg.Tensor:
         """The likeliest symbol at each step, given those chosen before, (steps, B)."""
         with mg.no_grad():
-            y, state, chosen = self.start(x.shape[0]), self.begin(x), []
+            state, chosen = self.begin(x), []
+            y = self.start(tree.flatten(state)[0][0].shape[0])
             for _ in range(steps):
                 o, state = self(y, state)
                 y = mg.argmax(o, -1)

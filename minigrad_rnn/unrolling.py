@@ -180,8 +180,8 @@ def _choose(rows: mg.Tensor, ours: Any, theirs: Any) -> Any:
     """In each leaf, the rows of ours where the flag (B,) is set, else theirs, a nest or BLANK."""
 
     def choose(a: Any, b: Any) -> Any:
-        if a is None:
-            return None
+        if a is None or a is b:  # a constant of the state passes as it is
+            return a
         return mg.where(rows.reshape((-1,) + (1,) * (a.ndim - 1)), a, b)
 
     if theirs is BLANK:

@@ -336,6 +336,20 @@ EDITS = (
         "a ResNet is an RNN with one operation more",
     ),
     Edit("F1", COMPOSE, "list(cells)", "list(cells)[::-1]", "a stack stands on its head"),
+    Edit(
+        "H2",
+        "minigrad_rnn/attention.py",
+        "mg.where(real, F.softmax(mg.where(real, scores, LOWEST)), 0)",
+        "F.softmax(scores)",
+        "padding is looked at",
+    ),
+    Edit(
+        "H3",
+        "minigrad_rnn/attention.py",
+        "bottom = m if layer == 1 else bottom",
+        "bottom = m",
+        "the top layer drives the attention",
+    ),
 )
 
 

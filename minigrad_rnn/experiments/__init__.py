@@ -15,9 +15,12 @@ __all__ = ["NAMES", "Bar", "Experiment", "find"]
 NAMES = (
     "adding",
     "cliff",
+    "dates",
     "gradient_norms",
     "hidden_bit",
     "output_recurrence",
+    "reversal",
+    "translation",
 )
 
 

@@ -1,0 +1,79 @@
+"""What the experiments on pairs of sequences share: two models, a training loop, exact match."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.nn import Embedding
+from minigrad_rnn.attention import Additive, BahdanauCell
+from minigrad_rnn.cells import GRUCell
+from minigrad_rnn.compose import Bidirectional
+from minigrad_rnn.patterns import Decoder, EncoderDecoder
+from minigrad_rnn.seq2seq import AttentionDecoder, AttentionEncoderDecoder
+
+Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]  # (source, target), the end symbol not in it
+
+
+def model(variant: str, symbols: tuple[int, int], D: int, H: int) -> EncoderDecoder:
+    """A bidirectional GRU of 2H units and a GRU of 2H units: "attention" or "none".
+
+    symbols: how many the source and the target have; the target's own, and then the end symbol.
+    """
+    source, target = symbols
+    encoder, embed = Bidirectional(GRUCell(D, H), GRUCell(D, H)), Embedding(source, D)
+    N = 2 * H
+    if variant == "none":
+        return EncoderDecoder(encoder, Decoder(target + 1, D, GRUCell(D, N), N, N), embed)
+    cell = BahdanauCell(GRUCell(D + N, N), Additive(N, N, H))
+    return AttentionEncoderDecoder(encoder, AttentionDecoder(target + 1, D, cell, 2 * N, N), embed)
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of symbols as (T, B), and their lengths (B,)."""
+    lengths = np.array([len(row) for row in rows])
+    table = np.full((max(lengths, default=0), len(rows)), fill)
+    for b, row in enumerate(rows):
+        table[: len(row), b] = row
+    return table, lengths
+
+
+def arrays(net: EncoderDecoder, pairs: Pairs) -> dict[str, Any]:
+    """The arguments of log_probability: targets end with the end symbol, the decoder's last."""
+    end = net.decoder.V - 1
+    xs, lengths = padded([source for source, _ in pairs])
+    ys, target_lengths = padded([[*target, end] for _, target in pairs], end)
+    return {"xs": xs, "ys": ys, "lengths": lengths, "target_lengths": target_lengths}
+
+
+def train(
+    net: EncoderDecoder,
+    draw: Callable[[], Pairs],
+    updates: int,
+    rate: float = 0.01,
+    yields: int = 50,
+) -> Generator[tuple[float, float], None, None]:
+    """Adam, a fresh batch an update; yields (fraction done, nats a target symbol)."""
+    parameters = net.parameters()
+    adam = mg.optim.Adam(parameters, lr=rate)
+    for update in range(updates):
+        batch = arrays(net, draw())
+        loss = -mg.sum(net.log_probability(**batch)) / int(batch["target_lengths"].sum())
+        adam.zero_grad()
+        loss.backward()
+        mg.optim.clip_by_global_norm(parameters, 1.0)
+        adam.lr = rate * (1 - update / updates)
+        adam.step()
+        if update % max(1, updates // yields) == 0:
+            yield update / updates, float(loss)
+
+
+def exact_match(net: EncoderDecoder, pairs: Pairs) -> float:
+    """The share of sources whose greedy translation, up to its end symbol, is the target."""
+    batch = arrays(net, pairs)
+    ys, real = batch["ys"], batch["target_lengths"]
+    found = net.greedy(batch["xs"], len(ys), lengths=batch["lengths"]).numpy()
+    return float(((found == ys) | (np.arange(len(ys))[:, None] >= real)).all(axis=0).mean())
