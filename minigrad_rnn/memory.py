@@ -59,14 +59,30 @@ def sharpened(weights: mg.Tensor, gamma: mg.Tensor) -> mg.Tensor:
     return F.softmax(gamma * mg.log(mg.maximum(weights, least)))
 
 
+def address(
+    memory: mg.Tensor,
+    before: mg.Tensor,
+    key: mg.Tensor,
+    beta: mg.Tensor,
+    g: mg.Tensor,
+    s: mg.Tensor,
+    gamma: mg.Tensor,
+) -> mg.Tensor:
+    """Where heads go, (B, K, N): by content or from where they were, shifted, sharpened (eq 5-9).
+
+    memory (B, N, M); of every head where it was before (B, K, N), key (B, K, M), s (B, K, 2r+1),
+    and beta >= 0, g in [0, 1] and gamma >= 1, (B, K, 1).
+    """
+    w = g * by_content(key, beta, memory) + (1 - g) * before
+    return sharpened(shifted(w, s), gamma)
+
+
 def read(memory: mg.Tensor, weights: mg.Tensor) -> mg.Tensor:
     """sum over i of w(i) M(i), (B, K, M), for memory (B, N, M) and weights (B, K, N) (eq 2)."""
     return weights @ memory
 
 
-def write(
-    memory: mg.Tensor, weights: mg.Tensor, erase: mg.Tensor, add: mg.Tensor
-) -> mg.Tensor:
+def write(memory: mg.Tensor, weights: mg.Tensor, erase: mg.Tensor, add: mg.Tensor) -> mg.Tensor:
     """M(i) times 1 - w(i) e for every head, then w(i) a of every head added (eq 3, 4).
 
     memory (B, N, M), weights (B, K, N), erase and add (B, K, M), erase in [0, 1].
@@ -141,30 +157,22 @@ class NTMCell(Module):
                 f"NTMCell: the controller's output has shape {tuple(h.shape)}, but the heads were "
                 f"made for H = {self.H}"
             )
-        K, M = self.reads + self.writes, self.M
-        moves, changes = mg.split(self.heads(h), [K * (M + 4 + 2 * self.reach)], axis=-1)
-        to_read, to_write = mg.split(moves.reshape(B, K, -1), [self.reads], axis=1)
-        read_before, write_before = mg.split(before, [self.reads], axis=1)
-
-        w_write = self.address(memory, write_before, to_write)
+        K, M, S = self.reads + self.writes, self.M, 2 * self.reach + 1
+        moves, changes = mg.split(self.heads(h), [K * (M + 3 + S)], axis=-1)
+        key, scale, g, s = mg.split(moves.reshape(B, K, -1), [M, M + 2, M + 3], axis=-1)
+        beta, gamma = mg.split(F.softplus(scale), 2, axis=-1)
+        emitted = (before, key, beta, mg.sigmoid(g), F.softmax(s), 1 + gamma)
+        to_read, to_write = zip(
+            *(mg.split(part, [self.reads], axis=1) for part in emitted), strict=True
+        )
+        w_write = address(memory, *to_write)
         erase, add = mg.split(changes.reshape(B, self.writes, 2 * M), 2, axis=-1)
         memory = write(memory, w_write, mg.sigmoid(erase), add)
-        w_read = self.address(memory, read_before, to_read)
+        w_read = address(memory, *to_read)
         reads = read(memory, w_read)
 
         y = mg.concatenate([h, reads.reshape(B, -1)], axis=-1)
         return y, (memory, mg.concatenate([w_read, w_write], axis=1), reads, inner)
-
-    def address(self, memory: mg.Tensor, before: mg.Tensor, moves: mg.Tensor) -> mg.Tensor:
-        """Where heads go, (B, K, N), from where they were and their k, beta, g, gamma, s (eq 5-9).
-
-        moves (B, K, M + 4 + 2 reach): what `heads` says, before softplus, sigmoid and softmax.
-        """
-        M = self.M
-        key, beta, g, gamma, s = mg.split(moves, [M, M + 1, M + 2, M + 3], axis=-1)
-        g = mg.sigmoid(g)
-        w = g * by_content(key, F.softplus(beta), memory) + (1 - g) * before
-        return sharpened(shifted(w, F.softmax(s)), 1 + F.softplus(gamma))
 
 
 # --- memory networks -----------------------------------------------------------------------------

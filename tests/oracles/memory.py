@@ -64,14 +64,12 @@ def address(memory: np.ndarray, before: np.ndarray, head: Arrays, h: np.ndarray)
     k, beta, g, s, gamma = (
         head["W_" + n] @ h + head["b_" + n] for n in ("k", "beta", "g", "s", "gamma")
     )
-    by_content = content(k, softplus(beta), memory)
-    g = sigmoid(g)
+    (beta,), (g,), (gamma,) = softplus(beta), sigmoid(g), 1 + softplus(gamma)
+    by_content = content(k, beta, memory)
     gated = g * by_content + (1 - g) * before  # eq 7
     reach = len(s) // 2
-    return sharpen(
-        convolve(gated, dict(zip(range(-reach, reach + 1), softmax(s), strict=True))),
-        1 + softplus(gamma),
-    )
+    shifts = dict(zip(range(-reach, reach + 1), softmax(s), strict=True))
+    return sharpen(convolve(gated, shifts), gamma)
 
 
 def step(
@@ -86,16 +84,14 @@ def step(
     h, inner = controller(np.concatenate([x, *reads]), inner)
 
     ws = [address(memory, w, head, h) for head, w in zip(writing, write_before, strict=True)]
-    erased = np.array(memory, np.result_type(memory, h))
-    for w, head in zip(ws, writing, strict=True):  # eq 3; the order does not matter
+    rows = list(memory)
+    for w, head in zip(ws, writing, strict=True):  # eq 3; the order of the heads does not matter
         e = sigmoid(head["W_e"] @ h + head["b_e"])
-        for i in range(len(memory)):
-            erased[i] = erased[i] * (1 - w[i] * e)
-    written = erased
+        rows = [row * (1 - w_i * e) for row, w_i in zip(rows, w, strict=True)]
     for w, head in zip(ws, writing, strict=True):  # eq 4
         a = head["W_a"] @ h + head["b_a"]
-        for i in range(len(memory)):
-            written[i] = written[i] + w[i] * a
+        rows = [row + w_i * a for row, w_i in zip(rows, w, strict=True)]
+    written = np.array(rows)
 
     rs = [address(written, w, head, h) for head, w in zip(reading, read_before, strict=True)]
     reads = [sum(w[i] * written[i] for i in range(len(memory))) for w in rs]  # eq 2
