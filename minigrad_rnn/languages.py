@@ -48,6 +48,7 @@ class MultilingualDecoder(Decoder):
     ) -> None:
         super().__init__(V, D, cell, H, dtype=dtype)
         self.vectors = Embedding(arguments.size("languages", languages), E, dtype=dtype)
+        self.vectors.W.assign(0.01 * self.vectors.W)  # what sets languages apart is to be learned
 
     def begin(self, x: Any) -> tuple[mg.Tensor, Any]:
         """The state before the first symbol of texts in languages x (B,)."""

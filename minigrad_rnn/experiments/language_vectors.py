@@ -46,7 +46,7 @@ def texts(rng: np.random.Generator, tables: np.ndarray) -> tuple[np.ndarray, np.
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
     """Train one model of all languages' letters; return how well their vectors show the tree."""
-    depth, updates = (3, 150) if quick else (4, 1000)
+    depth, updates = (3, 400) if quick else (4, 1000)
     mg.random.seed(seed)
     rng = np.random.default_rng(seed)
     tables, heights = family(rng, depth)
