@@ -67,7 +67,7 @@ class MultilingualDecoder(Decoder):
         return self.readout(h), (vectors, inner)
 
     def logits(self, ys: Any, x: Any = None, *, lengths: Any = None) -> mg.Tensor:
-        """The logits (T, B, V) of every symbol of ys (T, B), all before it and the language given."""
+        """The logits (T, B, V) of each symbol of ys (T, B), given those before and the language."""
         ys = self._symbols(ys)
         T, B = ys.shape
         vectors, inner = self.initial_state(B) if x is None else self.begin(x)

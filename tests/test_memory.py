@@ -243,7 +243,7 @@ def test_it_begins_blank_with_all_heads_at_the_first_cell(backend):
 
 
 def test_truncated_training_goes_on_from_the_memory(backend):
-    """A schedule takes the machine like any cell: windows as long as the sequence change nothing."""
+    """A schedule takes the machine like any cell: with the longest window it changes nothing."""
     rng = np.random.default_rng(5)
     cell, xs = machine("gru"), mg.Tensor(rng.normal(size=(T, B, D)))
     targets = mg.Tensor(rng.normal(size=(T, B, H + M)))
@@ -262,7 +262,7 @@ def test_truncated_training_goes_on_from_the_memory(backend):
 
 
 def test_wrong_sizes(backend):
-    with pytest.raises(ValueError, match="reach=2: .* N > 4"):
+    with pytest.raises(ValueError, match=r"reach=2: .* N > 4"):
         NTMCell(HiddenLayer(D + M, H), H, 4, M, reach=2)
     with pytest.raises(ValueError, match="writes=0"):
         machine(writes=0)
