@@ -12,7 +12,13 @@ from minigrad_rnn.experiments.experiment import Bar, Experiment
 
 __all__ = ["NAMES", "Bar", "Experiment", "find"]
 
-NAMES: tuple[str, ...] = ()
+NAMES = (
+    "adding",
+    "cliff",
+    "gradient_norms",
+    "hidden_bit",
+    "output_recurrence",
+)
 
 
 def find(name: str) -> Experiment:

@@ -7,7 +7,6 @@ from collections.abc import Generator
 
 import numpy as np
 
-import minigrad as mg
 from minigrad_rnn.experiments.experiment import Bar, Experiment
 from minigrad_rnn.landscapes import Unit, cliff
 

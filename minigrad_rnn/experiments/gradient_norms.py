@@ -21,7 +21,7 @@ PATH = (1 + math.exp(-OPEN)) ** -LAG  # sigmoid(5)^100
 
 
 def _cell(variant: str, Q: np.ndarray) -> RNNCell | LSTMCell:
-    """A linear RNN of a spectral radius, a tanh RNN with symmetric weights, an LSTM of no weights."""
+    """A linear RNN, a tanh RNN with symmetric weights, or an LSTM whose weights are zero."""
     if variant == "lstm":
         lstm = LSTMCell(1, H, dtype="float64")
         for p in (lstm.Wx, lstm.Wh):

@@ -23,7 +23,7 @@ LN2 = math.log(2)
 
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
-    """The nats a sequence on y(t) = x(t) xor r, r a hidden bit, over all x of TAU bits and both r."""
+    """Nats a sequence on y(t) = x(t) xor r, r a hidden bit, over all x of TAU bits and both r."""
     H, steps = (12, 300) if quick else (16, 1200)
     strings = np.array(list(itertools.product([0, 1], repeat=TAU + 1))).T
     labels = strings[:-1] ^ strings[-1]
@@ -48,11 +48,13 @@ def _bars(without: float, with_feedback: float) -> tuple[Bar, ...]:
     return (
         Bar(
             f"without: tau ln 2 = {floor:.4f} nats, at most {without:.0%} more",
-            lambda r: floor - 1e-9 <= min(r["without"]) and max(r["without"]) <= floor * (1 + without),
+            lambda r: (
+                floor - 1e-9 <= min(r["without"]) and max(r["without"]) <= floor * (1 + without)
+            ),
         ),
         Bar(
             f"with: ln 2 = {LN2:.4f} nats, at most {with_feedback:.0%} more",
-            lambda r: LN2 - 1e-9 <= min(r["with"]) and max(r["with"]) <= LN2 * (1 + with_feedback),
+            lambda r: min(r["with"]) >= LN2 - 1e-9 and max(r["with"]) <= LN2 * (1 + with_feedback),
         ),
     )
 

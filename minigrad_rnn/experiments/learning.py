@@ -10,6 +10,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import functional as F
 from minigrad.nn import Linear, Module
+from minigrad_rnn.cells import GRUCell, LSTMCell
 from minigrad_rnn.experiments.tasks import Batch
 from minigrad_rnn.unrolling import unroll
 
@@ -86,3 +87,20 @@ def exact(model: Any, batches: Sequence[Batch]) -> float:
             for xs, labels in batches
         ]
     return float(np.concatenate(right).mean())
+
+
+def open_gates(cell: Any, lag: int) -> Any:
+    """Let the gates of an LSTM or GRU begin with memories of 1 to `lag` steps; other cells as is.
+
+    A gate of bias log(u - 1) keeps 1 - 1/u of its state: a memory of u steps, u uniform over
+    2, ..., lag (Tallec and Ollivier 2018, eq 16, "chrono").
+    """
+    if isinstance(cell, (LSTMCell, GRUCell)):
+        u = 2 + (lag - 2) * mg.random.uniform(None, cell.H).numpy()
+        b = cell.b.numpy().reshape(cell.gates, cell.H).copy()
+        keep = np.log(u - 1)
+        b[1] = keep  # f, or z
+        if isinstance(cell, LSTMCell):
+            b[0] = -keep  # i
+        cell.b.assign(b.reshape(-1))
+    return cell

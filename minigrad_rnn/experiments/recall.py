@@ -38,7 +38,9 @@ EXPERIMENT = Experiment(
     bars=(
         Bar("lstm: at least 0.99 from every seed", lambda r: min(r["lstm"]) >= 0.99),
         Bar("gru: at least 0.99 from every seed", lambda r: min(r["gru"]) >= 0.99),
-        Bar("rnn: the median is below lstm's", lambda r: np.median(r["rnn"]) < np.median(r["lstm"])),
+        Bar(
+            "rnn: the median is below lstm's", lambda r: np.median(r["rnn"]) < np.median(r["lstm"])
+        ),
     ),
     quick_bars=(
         Bar("lstm: at least 0.1 above rnn", lambda r: min(r["lstm"]) >= max(r["rnn"]) + 0.1),

@@ -53,7 +53,7 @@ def recall(key: mg.random.Key, lag: int, B: int) -> Batch:
 
 
 def copying(key: mg.random.Key, lag: int, B: int, length: int = 3) -> Batch:
-    """Repeat the first symbols: step t's is asked at step t + lag, (lag + length, B, n + 2), (length, B).
+    """Repeat the first symbols `lag` steps later: (lag + length, B, n + 2) and (length, B).
 
     Between there are blanks, and while it is asked a mark (Hochreiter and Schmidhuber 1997).
     """
@@ -63,10 +63,10 @@ def copying(key: mg.random.Key, lag: int, B: int, length: int = 3) -> Batch:
 
 
 def temporal_order(key: mg.random.Key, T: int, B: int) -> Batch:
-    """Which of A, B came in the second tenth and which in the sixth: (T, B, 6) and (1, B), 4 classes.
+    """Which of A, B came in the second tenth and which in the sixth: (T, B, 6) and (1, B).
 
-    At the other steps four others (Hochreiter and Schmidhuber 1997, experiment 6a; Pascanu et al.
-    2013).
+    At the other steps four others; 4 classes (Hochreiter and Schmidhuber 1997, experiment 6a;
+    Pascanu et al. 2013).
     """
     symbols = 2 + integers(key.fold(0), 4, (T, B))
     first, second = integers(key.fold(1), 2, (2, B))
