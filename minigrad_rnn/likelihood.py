@@ -249,12 +249,13 @@ class Sequences(Module):
         ys, seen, state, start = self._given(ys, lengths, state, start)
         if self.stop.longest is None:
             return self._terms(ys, seen, seen, state, start)[0]
-        parts = []
-        for n in range(self.stop.longest + 1):
+        parts, longest = [], self.stop.longest
+        for n in range(longest + 1):
             tau = mg.full_like(seen, n)
             go, _ = self._terms(ys, seen, tau, state, start)
-            parts.append(mg.where(seen <= n, self.stop.log_prior(tau) + go, NEVER))
-        return mg.logsumexp(mg.stack(parts), axis=0)
+            possible = mg.minimum(seen, longest) <= n
+            parts.append(mg.where(possible, self.stop.log_prior(tau) + go, NEVER))
+        return mg.where(seen <= longest, mg.logsumexp(mg.stack(parts), axis=0), NEVER)
 
     def score(self, candidates: Sequence[Any], state: Any = None, start: Any = None) -> mg.Tensor:
         """log P of each candidate, (N,): sequences of any lengths. state and start have N rows."""
@@ -355,7 +356,7 @@ def padded(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     arrays = [np.asarray(y) for y in sequences]
     lengths = np.array([len(y) for y in arrays])
     like = max(arrays, key=len)
-    dtype = like.dtype if like.size else np.dtype("int64")
+    dtype = like.dtype if like.size or like.ndim > 1 else np.dtype("int64")  # [] is of symbols
     ys = np.zeros((lengths.max(), len(arrays), *like.shape[1:]), dtype)
     for b, y in enumerate(arrays):
         ys[: len(y), b] = y if len(y) else 0
