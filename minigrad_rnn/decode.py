@@ -9,7 +9,7 @@ around any cell is one, and so is any function of the user's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +143,7 @@ def beam(
     alpha, beta = arguments.number("alpha", alpha, 0), arguments.number("beta", beta, 0)
     if beta and alignment is None:
         raise ValueError(f"beam: beta={beta:g} needs alignment=, the attention found in a state")
-    y = start if isinstance(start, mg.Tensor) else mg.Tensor(start)
+    y = F.tensor(start)
     if y.ndim != 1:
         raise mg.ShapeError(f"beam: start is one symbol a row, (B,), not {tuple(y.shape)}")
     B, home = y.shape[0], y.backend
@@ -160,7 +160,7 @@ def beam(
             y, state = mg.Tensor(symbols, backend=home), rows(state, places)
 
 
-def rows(nest: Any, places: np.ndarray) -> Any:
+def rows(nest: Any, places: Sequence[int] | np.ndarray) -> Any:
     """The rows of every tensor of a nest at the integers `places` (N,), a nest of batch N."""
     return tree.map(lambda s: mg.take(s, mg.Tensor(places, backend=s.backend), axis=0), nest)
 

@@ -135,6 +135,7 @@ class EndSymbol(Decided):
 
     def log_terms(self, output: Any, o: mg.Tensor, y: Any) -> tuple[Any, Any]:
         """log P(end) and log P(y)."""
+        self._check(y, o.shape[:-1])
         stop = output.log_density(o, mg.full_like(y, self.end))
         return stop, mg.where(y == self.end, NEVER, output.log_density(o, y))
 
@@ -143,7 +144,15 @@ class EndSymbol(Decided):
     ) -> tuple[Any, mg.Tensor]:
         """A row ends where the symbol drawn is the end symbol."""
         y = choose(o, keys.fold(0))
+        self._check(y, o.shape[:-1])
         return y == self.end, y
+
+    def _check(self, y: mg.Tensor, shape: tuple[int, ...]) -> None:
+        if y.shape != shape or y.dtype.kind not in "iu":
+            raise mg.ShapeError(
+                f"EndSymbol: is for symbols, integers {shape}, not {y.dtype} {y.shape}; Halt and "
+                f"DrawnLength are for any output"
+            )
 
 
 class Halt(Decided):
@@ -258,7 +267,10 @@ class Sequences(Module):
         return mg.where(seen <= longest, mg.logsumexp(mg.stack(parts), axis=0), NEVER)
 
     def score(self, candidates: Sequence[Any], state: Any = None, start: Any = None) -> mg.Tensor:
-        """log P of each candidate, (N,): sequences of any lengths. state and start have N rows."""
+        """log P of each candidate, (N,): sequences of any lengths.
+
+        state and start have N rows; decode.rows(state, [0] * N) repeats a first one.
+        """
         return self.log_probability(*padded(candidates), state, start)
 
     def sample(
@@ -285,9 +297,11 @@ class Sequences(Module):
         choose = self.output.sample if choose is None else choose
         ys: list[mg.Tensor] = []
         with mg.no_grad(), mg.use_backend(key.words.backend):
-            ids = mg.arange(batch) if ids is None else mg.Tensor(ids)
+            ids = mg.arange(batch) if ids is None else F.tensor(ids)
+            if ids.shape != (batch,):
+                raise mg.ShapeError(f"sample: ids are {batch} integers, one a row, not {ids.shape}")
             keys = key.fold(ids)
-            y = self.output.start(batch) if start is None else start
+            y = self.output.start(batch) if start is None else F.tensor(start)
             state = self.model.initial_state(batch) if state is None else state
             tau = self.stop.draw_length(keys.fold(0), steps)
             going, lengths = mg.ones((batch,), "bool"), mg.zeros((batch,), "int64")
@@ -313,8 +327,7 @@ class Sequences(Module):
         state = self.model.initial_state(B) if state is None else state
         parts = tree.flatten(state)[0]
         with mg.use_backend(parts[0].backend) if parts else contextlib.nullcontext():
-            ys = ys if isinstance(ys, mg.Tensor) else mg.Tensor(ys)
-            start = self.output.start(B) if start is None else mg.Tensor(start)
+            ys, start = F.tensor(ys), self.output.start(B) if start is None else F.tensor(start)
             real = real_steps(T, B, lengths, None)
             n = np.full(B, T) if real is None else real.sum(axis=0)
             return ys, mg.Tensor(n, dtype="int64"), state, start.astype(ys.dtype)

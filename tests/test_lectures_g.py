@@ -1,4 +1,4 @@
-"""Rows G of the lectures: distributions over sequences, by listing all sequences."""
+"""Rows G of the lectures, and N12: distributions over sequences, by listing all sequences."""
 
 import functools
 import math
@@ -10,7 +10,8 @@ import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad import nn, optim
 from minigrad_rnn.catalogue import CATALOGUE
-from minigrad_rnn.decode import draw
+from minigrad_rnn.decode import draw, rows
+from minigrad_rnn.language import CharacterModel, log_loss
 from minigrad_rnn.likelihood import (
     Categorical,
     DrawnLength,
@@ -123,7 +124,7 @@ def chi_squared(counts, shares):
 
 
 @lecture("G1", "parameters")
-def test_a_table_grows_with_k_to_the_tau_and_a_network_not(capsys):
+def test_a_table_grows_with_k_to_the_tau_and_a_network_not(backend, capsys):
     network = sum(p.size for p in sequences(stop="known").parameters())
     for tau in range(1, 7):
         print(Table(V, tau), f"where the network has {network:,}", sep="\n")
@@ -178,7 +179,7 @@ def test_the_maximum_likelihood_table_is_the_empirical_joint(backend):
 
 @lecture("G2", "reach")
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_symbol_reaches_all_later_ones(kind):
+def test_every_symbol_reaches_all_later_ones(backend, kind):
     """On the recorded nodes, o(t) being what describes y(t); without memory only the last does."""
     rng = np.random.default_rng(4)
     ys = [leaf(row[None]) for row in np.eye(V)[[0, 2, 1, 1, 0]]]
@@ -253,6 +254,20 @@ def test_scores_do_not_depend_on_the_other_candidates(backend, stop):
     close(longer, together)
     for other in (alone, longer, p.score(candidates[::-1]).numpy()[::-1]):
         assert np.argsort(other).tolist() == np.argsort(together).tolist()
+
+
+@lecture("G3", "ranking")
+def test_a_model_of_characters_scores_what_may_follow_a_text(backend):
+    """log P of each continuation of one state: minus the loss that the model has on it."""
+    characters = randomise(CharacterModel(5, 4, layers=2, cell="gru"), np.random.default_rng(0))
+    prime, n = np.array([[3], [1]]), len(CANDIDATES)
+    characters.eval()
+    _, state = characters(prime[:1], characters.initial_state(1))
+    p = Sequences(characters.step, Categorical(5))
+    score = p.score(CANDIDATES, rows(state, [0] * n), [1] * n).numpy()
+    for value, y in zip(score, CANDIDATES, strict=True):
+        nats, _ = log_loss(characters, np.array([1, *y])[:, None], state)
+        assert value == pytest.approx(-nats, abs=1e-5)
 
 
 @lecture("G3", "padding")
@@ -493,7 +508,7 @@ def test_without_the_steps_that_remain_endings_are_abrupt(backend):
     assert closed[False] < 0.5
 
 
-# --- N12: any cell, any output, any rule ----------------------------------------------------------
+# --- any cell, any output, any rule (N12) ---------------------------------------------------------
 
 PAIRS = [
     (name, stop, output)
@@ -503,7 +518,6 @@ PAIRS = [
 EVERY = [(name, stop, output) for stop, output in FITTING for name in CATALOGUE]
 
 
-@lecture("N12", "identities")
 @pytest.mark.parametrize(("name", "stop", "output"), PAIRS)
 def test_exact_likelihood(backend, name, stop, output):
     p, rng = sequences(name, stop, output), np.random.default_rng(10)
@@ -524,13 +538,11 @@ def test_exact_likelihood(backend, name, stop, output):
 
 
 @pytest.mark.slow
-@lecture("N12", "identities")
 @pytest.mark.parametrize(("name", "stop", "output"), EVERY)
 def test_exact_likelihood_of_every_cell(backend, name, stop, output):
     test_exact_likelihood(backend, name, stop, output)
 
 
-@lecture("N12", "identities")
 def test_decoders_and_plain_functions_are_step_models(backend):
     """A decoder given x, whose own log P is that of its symbols; and a function without a cell."""
     rng = np.random.default_rng(11)
@@ -566,6 +578,14 @@ def test_errors_name_what_was_wrong(backend):
     wrong = Sequences(p.model, Categorical(V), Halt())
     with pytest.raises(mg.ShapeError, match="puts out 3 numbers, but the stop rule takes 1"):
         wrong.log_probability(np.zeros((3, 2), int))
+    numbers = sequences(stop="known", output="numbers")
+    numbers.stop = EndSymbol(END)
+    with pytest.raises(mg.ShapeError, match="EndSymbol: is for symbols"):
+        numbers.log_probability(np.zeros((3, 2, D)))
+    with pytest.raises(mg.ShapeError, match="EndSymbol: is for symbols"):
+        numbers.sample(2, 3, key=mg.random.key(0))
+    with pytest.raises(mg.ShapeError, match="ids are 2 integers, one a row, not"):
+        p.sample(2, 3, key=mg.random.key(0), ids=[1, 2, 3])
     with pytest.raises(ValueError, match="L=-1: give an integer >= 0"):
         DrawnLength(-1)
     with pytest.raises(mg.ShapeError, match=r"integers \(tau, N\) with tau = 2"):
