@@ -345,7 +345,9 @@ class Sequences(Module):
         xs = self.stop.inputs(before, mg.maximum(tau - t, 0))
         ragged = bool((n.numpy() < T).any())
         lengths = n + int(self.stop.decides) if ragged else None
-        o, _ = unroll(self.model, xs, state, lengths=lengths)
+        # Not the model itself, whose initial_state unroll would compare: a state that holds a memory
+        # is as long as its source.
+        o, _ = unroll(lambda x, state: self.model(x, state), xs, state, lengths=lengths)
         if o.shape[-1] != self.stop.units + self.output.size:
             raise mg.ShapeError(
                 f"Sequences: the model puts out {o.shape[-1]} numbers, but the stop rule takes "

@@ -555,11 +555,26 @@ def test_decoders_and_plain_functions_are_step_models(backend):
     )
     counter = lambda y, n: (mg.stack([0.0 * n, n, 2.0 * n], axis=-1), n + 1.0)  # noqa: E731
     p = Sequences(counter, Categorical(V), EndSymbol(END))
-    state = mg.zeros(2, "float64")
-    value = p.log_probability(np.array([[0, 1], [1, 0]]), [1, 2], state)
+    value = p.log_probability(np.array([[0, 1], [1, 0]]), [1, 2], mg.zeros(2, "float64"))
     odds = [oracle.softmax(np.array([0.0, n, 2.0 * n])) for n in range(3)]
     expected = [odds[0][0] * odds[1][2], odds[0][1] * odds[1][0] * odds[2][2]]
     close(value, np.log(expected))
+
+
+def test_a_state_may_hold_what_the_model_does_not_know_the_size_of(backend):
+    """A memory is as long as its source: initial_state knows no shape to compare it with."""
+
+    class Looking:
+        def initial_state(self, batch):
+            raise ValueError("needs a source")
+
+        def __call__(self, y, memory):
+            return memory[:, :V] + mg.sum(memory, axis=1, keepdims=True), memory
+
+    p, memory = Sequences(Looking(), Categorical(V)), np.random.default_rng(0).normal(size=(2, 7))
+    value = p.log_probability([[0, 1], [2, 2]], [2, 1], mg.Tensor(memory))
+    odds = [oracle.softmax(row[:V]) for row in memory]
+    close(value, np.log([odds[0][0] * odds[0][2], odds[1][1]]))
 
 
 # --- what does not fit ----------------------------------------------------------------------------
