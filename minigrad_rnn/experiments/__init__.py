@@ -1,0 +1,29 @@
+"""Experiments: claims of the lectures put to the test, each a module with an EXPERIMENT.
+
+`minigrad-rnn experiment NAME` runs one. Seeds and thresholds stand in the module before its first
+full run.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from minigrad_rnn.experiments.experiment import Bar, Experiment
+
+__all__ = ["NAMES", "Bar", "Experiment", "find"]
+
+NAMES = (
+    "adding",
+    "cliff",
+    "gradient_norms",
+    "hidden_bit",
+    "output_recurrence",
+)
+
+
+def find(name: str) -> Experiment:
+    """The experiment of that name; ValueError for any other."""
+    if name not in NAMES:
+        raise ValueError(f"there is no experiment {name!r}, but {', '.join(NAMES)}")
+    experiment: Experiment = importlib.import_module(f"{__name__}.{name}").EXPERIMENT
+    return experiment
