@@ -28,6 +28,13 @@ from minigrad_rnn.patterns import (
     OutputFeedback,
     Readout,
 )
+from minigrad_rnn.recursive import (
+    ChildSumTreeLSTMCell,
+    NaryTreeLSTMCell,
+    RecursiveCell,
+    Tree,
+    recurse,
+)
 from minigrad_rnn.regularize import RecurrentDropoutLSTMCell, VariationalDropout, Zoneout
 from minigrad_rnn.timescales import Clockwork, ClockworkCell, DelayCell, LeakyCell
 from minigrad_rnn.training import BPTT, RTRL, TBPTT, Checkpoint, ClippedState, Stream
@@ -43,6 +50,7 @@ __all__ = [
     "BookLSTMCell",
     "Bridge",
     "Checkpoint",
+    "ChildSumTreeLSTMCell",
     "ClippedState",
     "Clockwork",
     "ClockworkCell",
@@ -60,6 +68,7 @@ __all__ = [
     "Layers",
     "LeakyCell",
     "LearnedState",
+    "NaryTreeLSTMCell",
     "NoisyState",
     "OutputFeedback",
     "PeepholeLSTMCell",
@@ -68,11 +77,14 @@ __all__ = [
     "Readout",
     "Recurrent",
     "RecurrentDropoutLSTMCell",
+    "RecursiveCell",
     "ResNet",
     "Residual",
     "Stack",
     "Stream",
+    "Tree",
     "VariationalDropout",
     "Zoneout",
+    "recurse",
     "unroll",
 ]

@@ -53,6 +53,7 @@ SWEEP, ELEMENTWISE = "minigrad/sweep.py", "minigrad/ops/elementwise.py"
 PATTERNS, TRAINING, LANDSCAPES, VANISHING = (
     f"minigrad_rnn/{name}.py" for name in ("patterns", "training", "landscapes", "vanishing")
 )
+RECURSIVE = "minigrad_rnn/recursive.py"
 FUNCTIONAL, PRODUCTS = "minigrad/functional.py", "minigrad/ops/linalg.py"
 
 EDITS = (
@@ -314,6 +315,28 @@ EDITS = (
     ),
     Edit("F4", DEPTH, "x = x + block(x)", "x = block(x)", "a residual network without residuals"),
     Edit("F1", COMPOSE, "list(cells)", "list(cells)[::-1]", "a stack stands on its head"),
+    Edit("F5", RECURSIVE, "right @ self.W", "right @ self.U", "one matrix for both children"),
+    Edit(
+        "F5",
+        RECURSIVE,
+        "[below[i][k] for i in group])",
+        "[below[group[0]][k] for i in group])",
+        "the nodes of a level all have the first one's children",
+    ),
+    Edit(
+        "F6",
+        RECURSIVE,
+        "mg.sigmoid(f + hs @ U_f)",
+        "mg.sigmoid(f + total @ U_f)",
+        "one forget gate for all children",
+    ),
+    Edit(
+        "F6",
+        RECURSIVE,
+        "c = c + mg.sigmoid(f + into_k) * c_k",
+        "c = c + mg.sigmoid(f + into_f[0]) * c_k",
+        "all children share the first one's forget gate",
+    ),
 )
 
 

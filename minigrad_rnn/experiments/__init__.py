@@ -17,6 +17,7 @@ NAMES = (
     "cliff",
     "gradient_norms",
     "hidden_bit",
+    "listops",
     "output_recurrence",
 )
 
