@@ -43,6 +43,13 @@ from minigrad_rnn.patterns import (
     OutputFeedback,
     Readout,
 )
+from minigrad_rnn.recursive import (
+    ChildSumTreeLSTMCell,
+    NaryTreeLSTMCell,
+    RecursiveCell,
+    Tree,
+    recurse,
+)
 from minigrad_rnn.regularize import RecurrentDropoutLSTMCell, VariationalDropout, Zoneout
 from minigrad_rnn.seq2seq import AttentionDecoder, AttentionEncoderDecoder, gnmt
 from minigrad_rnn.timescales import Clockwork, ClockworkCell, DelayCell, LeakyCell
@@ -63,6 +70,7 @@ __all__ = [
     "Bridge",
     "Categorical",
     "Checkpoint",
+    "ChildSumTreeLSTMCell",
     "ClippedState",
     "Clockwork",
     "ClockworkCell",
@@ -89,6 +97,7 @@ __all__ = [
     "LeakyCell",
     "LearnedState",
     "LuongCell",
+    "NaryTreeLSTMCell",
     "NoisyState",
     "OutputFeedback",
     "PeepholeLSTMCell",
@@ -97,6 +106,7 @@ __all__ = [
     "Readout",
     "Recurrent",
     "RecurrentDropoutLSTMCell",
+    "RecursiveCell",
     "Remaining",
     "ResNet",
     "Residual",
@@ -104,10 +114,12 @@ __all__ = [
     "Stack",
     "Stream",
     "Table",
+    "Tree",
     "VariationalDropout",
     "Zoneout",
     "beam",
     "gnmt",
     "missing_values",
+    "recurse",
     "unroll",
 ]

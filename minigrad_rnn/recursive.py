@@ -323,7 +323,7 @@ class ChildSumTreeLSTMCell(LSTMCell):
             raise ValueError(
                 f"{type(self).__name__} takes a tuple of its children's (h, c), as recurse gives it"
             )
-        a = self.b
+        a: mg.Tensor | None = self.b
         if a is None:
             a = mg.zeros(4 * self.H, dtype=self.Wh.dtype, backend=self.Wh.backend)
         if x is not None:

@@ -54,6 +54,7 @@ PATTERNS, TRAINING, LANDSCAPES, VANISHING = (
     f"minigrad_rnn/{name}.py" for name in ("patterns", "training", "landscapes", "vanishing")
 )
 LIKELIHOOD, DECODE = "minigrad_rnn/likelihood.py", "minigrad_rnn/decode.py"
+RECURSIVE = "minigrad_rnn/recursive.py"
 FUNCTIONAL, PRODUCTS = "minigrad/functional.py", "minigrad/ops/linalg.py"
 
 EDITS = (
@@ -413,6 +414,28 @@ EDITS = (
         "rows(state, places)",
         "state",
         "beam search does not reorder the state",
+    ),
+    Edit("F5", RECURSIVE, "right @ self.W", "right @ self.U", "one matrix for both children"),
+    Edit(
+        "F5",
+        RECURSIVE,
+        "[below[i][k] for i in group])",
+        "[below[group[0]][k] for i in group])",
+        "the nodes of a level all have the first one's children",
+    ),
+    Edit(
+        "F6",
+        RECURSIVE,
+        "mg.sigmoid(f + hs @ U_f)",
+        "mg.sigmoid(f + total @ U_f)",
+        "one forget gate for all children",
+    ),
+    Edit(
+        "F6",
+        RECURSIVE,
+        "c = c + mg.sigmoid(f + into_k) * c_k",
+        "c = c + mg.sigmoid(f + into_f[0]) * c_k",
+        "all children share the first one's forget gate",
     ),
 )
 

@@ -14,6 +14,7 @@ import minigrad_rnn as rnn
 from minigrad_rnn import unroll
 from minigrad_rnn.catalogue import CATALOGUE
 from minigrad_rnn.depth import path_length
+from minigrad_rnn.experiments import listops
 from minigrad_rnn.recursive import (
     Chained,
     ChildSumTreeLSTMCell,
@@ -216,6 +217,16 @@ def test_a_left_branching_tree_is_the_chain_of_the_book(backend):
         found, gradients(mg.sum(last**2), book.Wh, book.Wx, book.b), strict=True
     ):
         close(ours, theirs)
+
+
+@lecture("F5", "left-branching")
+def test_a_left_branching_tree_folds_to_a_loop_and_a_balanced_one_does_not():
+    """The graph of the tree is that of the chain: one loop, one edge of delay 1."""
+    cell, xs = recursive_cell(), inputs(8)
+    folded = mg.fold(lambda xs: recurse(cell, left_branching(range(8)), xs)[1], xs)
+    assert [loop.trips for loop in folded.loops()] == [7]
+    assert [edge.delay for edge in folded.delay_edges()] == [1]
+    assert mg.fold(lambda xs: recurse(cell, balanced(range(8)), xs)[1], xs).loops() == []
 
 
 @lecture("F5", "order")
@@ -456,3 +467,34 @@ def test_how_tree_lstms_start():
     assert NaryTreeLSTMCell(D, H, init="torch").Wh.shape == (2 * H, 5 * H)
     with pytest.raises(ValueError, match="N=0"):
         NaryTreeLSTMCell(D, H, 0)
+
+
+# --- the experiment's data -----------------------------------------------------------------------
+
+
+def test_nested_list_operations():
+    """Expressions by hand, and how they are written."""
+    words = [*map(str, range(10)), *listops.OPERATIONS]
+    for text, expected in {
+        "(MAX 2 9 (MIN 4 7) 0)": 9,
+        "(SM 7 (MAX 1 8) 9)": 4,
+        "(MED 5 (MIN 3 4) 9)": 5,
+        "(MED 8 (SM 9 9))": 8,
+        "(MED 9 2 4 7)": 4,
+    }.items():
+        tree = parse(text, words.index, labelled=True)
+        assert listops.result(tree) == expected
+        written = [words[s] if s < listops.CLOSE else ")" for s in listops.symbols(tree)]
+        assert written == text.replace("(", "").replace(")", " )").split()
+    rng = np.random.default_rng(40)
+    made = [listops.expression(rng, listops.FULL, 3) for _ in range(200)]
+    heights = {max(len(path) for path in paths_down(tree)) for tree in made}
+    assert heights == {2, 3, 4}
+    assert {listops.result(tree) for tree in made} == set(range(10))
+
+
+def paths_down(tree):
+    """Every path from the root to a leaf."""
+    if not tree.children:
+        return [[tree]]
+    return [[tree, *path] for child in tree.children for path in paths_down(child)]

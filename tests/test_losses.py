@@ -123,6 +123,13 @@ def test_ctc_at_extreme_logits_and_lengths(backend):
     assert xs.grad.numpy()[:, 0].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, -1]]
 
 
+def test_ctc_folds_to_a_loop():
+    """The forward recursion is an unrolled cell, whose state is log alpha."""
+    folded = mg.fold(lambda x: ctc(x, [[1], [2]]), mg.zeros((20, 1, 3)))
+    assert [loop.trips for loop in folded.loops()] == [20]
+    assert [edge.delay for edge in folded.delay_edges()] == [1]
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum"])
 def test_ctc_of_torch(backend, reduction):
     torch = pytest.importorskip("torch")

@@ -18,6 +18,7 @@ NAMES = (
     "dates",
     "gradient_norms",
     "hidden_bit",
+    "listops",
     "output_recurrence",
     "reversal",
     "translation",
