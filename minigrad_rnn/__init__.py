@@ -20,6 +20,8 @@ from minigrad_rnn.gated import (
     PeepholeLSTMCell,
     ProjectedLSTMCell,
 )
+from minigrad_rnn.languages import MultilingualDecoder
+from minigrad_rnn.memory import MemoryNetwork, NTMCell
 from minigrad_rnn.patterns import (
     Bridge,
     Decoder,
@@ -60,6 +62,9 @@ __all__ = [
     "Layers",
     "LeakyCell",
     "LearnedState",
+    "MemoryNetwork",
+    "MultilingualDecoder",
+    "NTMCell",
     "NoisyState",
     "OutputFeedback",
     "PeepholeLSTMCell",

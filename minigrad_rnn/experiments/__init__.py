@@ -17,7 +17,10 @@ NAMES = (
     "cliff",
     "gradient_norms",
     "hidden_bit",
+    "language_vectors",
+    "ntm_copy",
     "output_recurrence",
+    "zero_shot",
 )
 
 
