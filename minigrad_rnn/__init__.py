@@ -22,6 +22,7 @@ from minigrad_rnn.gated import (
     PeepholeLSTMCell,
     ProjectedLSTMCell,
 )
+from minigrad_rnn.languages import MultilingualDecoder
 from minigrad_rnn.likelihood import (
     Categorical,
     DrawnLength,
@@ -34,6 +35,7 @@ from minigrad_rnn.likelihood import (
     Table,
     missing_values,
 )
+from minigrad_rnn.memory import MemoryNetwork, NTMCell
 from minigrad_rnn.patterns import (
     Bridge,
     Decoder,
@@ -97,6 +99,9 @@ __all__ = [
     "LeakyCell",
     "LearnedState",
     "LuongCell",
+    "MemoryNetwork",
+    "MultilingualDecoder",
+    "NTMCell",
     "NaryTreeLSTMCell",
     "NoisyState",
     "OutputFeedback",

@@ -129,8 +129,8 @@ class NTMCell(Module):
         self.reach = arguments.size("reach", reach, least=0)
         if 2 * self.reach >= self.N:
             raise ValueError(f"reach={reach}: shifts by up to that many cells need N > {2 * reach}")
-        moving = (self.reads + self.writes) * (self.M + 3 + 2 * self.reach + 1)
-        self.heads = Linear(self.H, moving + self.writes * 2 * self.M, dtype=dtype)
+        moves = (self.reads + self.writes) * (self.M + 4 + 2 * self.reach)
+        self.heads = Linear(self.H, moves + self.writes * 2 * self.M, dtype=dtype)
 
     def initial_state(self, batch: int) -> tuple[mg.Tensor, mg.Tensor, mg.Tensor, Any]:
         """A blank memory, every head at cell 0, nothing read, the controller's own."""
@@ -151,7 +151,8 @@ class NTMCell(Module):
     def __call__(self, x: mg.Tensor, state: Any) -> tuple[mg.Tensor, Any]:
         memory, before, reads, inner = state
         B = x.shape[0]
-        h, inner = self.controller(mg.concatenate([x, reads.reshape(B, -1)], axis=-1), inner)
+        beside = reads.reshape(B, self.reads * self.M)
+        h, inner = self.controller(mg.concatenate([x, beside], axis=-1), inner)
         if h.shape != (B, self.H):
             raise mg.ShapeError(
                 f"NTMCell: the controller's output has shape {tuple(h.shape)}, but the heads were "
@@ -159,7 +160,7 @@ class NTMCell(Module):
             )
         K, M, S = self.reads + self.writes, self.M, 2 * self.reach + 1
         moves, changes = mg.split(self.heads(h), [K * (M + 3 + S)], axis=-1)
-        key, scale, g, s = mg.split(moves.reshape(B, K, -1), [M, M + 2, M + 3], axis=-1)
+        key, scale, g, s = mg.split(moves.reshape(B, K, M + 3 + S), [M, M + 2, M + 3], axis=-1)
         beta, gamma = mg.split(F.softplus(scale), 2, axis=-1)
         emitted = (before, key, beta, mg.sigmoid(g), F.softmax(s), 1 + gamma)
         to_read, to_write = zip(
@@ -171,7 +172,7 @@ class NTMCell(Module):
         w_read = address(memory, *to_read)
         reads = read(memory, w_read)
 
-        y = mg.concatenate([h, reads.reshape(B, -1)], axis=-1)
+        y = mg.concatenate([h, reads.reshape(B, self.reads * M)], axis=-1)
         return y, (memory, mg.concatenate([w_read, w_write], axis=1), reads, inner)
 
 

@@ -337,6 +337,20 @@ EDITS = (
         "x = 1 * x + block(x)",
         "a ResNet is an RNN with one operation more",
     ),
+    Edit(
+        "H4",
+        "minigrad_rnn/languages.py",
+        "(languages + V).reshape(1, -1)",
+        "(0 * languages + V).reshape(1, -1)",
+        "every sentence asks for the same language",
+    ),
+    Edit(
+        "H5",
+        "minigrad_rnn/memory.py",
+        "return memory + mg.swapaxes(",
+        "return 0.999 * memory + mg.swapaxes(",
+        "a cell that nobody writes to fades",
+    ),
     Edit("F1", COMPOSE, "list(cells)", "list(cells)[::-1]", "a stack stands on its head"),
     Edit(
         "H2",

@@ -249,7 +249,6 @@ def test_vectors_of_languages_reproduce_their_tree(backend):
     assert measure(language_vectors, "untrained") < 0.5
 
 
-@lecture("H4", "tree")
 def test_the_planted_tree(backend):
     """Sisters differ least; the heights count the generations to the common mother."""
     tables, heights = language_vectors.family(mg.random.key(1), 3)
@@ -282,7 +281,6 @@ def merged(distance):
     return heights
 
 
-@lecture("H4", "tree")
 def test_cophenetic_heights_by_definition_and_of_an_ultrametric():
     rng = np.random.default_rng(7)
     for count in (2, 5, 9):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 import minigrad_rnn as rnn
+from minigrad.graph import capture, fingerprint
 from minigrad_rnn import memory, unroll
 from minigrad_rnn.memory import MemoryNetwork, NTMCell, relevance
 from minigrad_rnn.patterns import HiddenLayer
@@ -259,6 +260,21 @@ def test_truncated_training_goes_on_from_the_memory(backend):
         found.append([p.grad.numpy() for p in cell.parameters()])
     for a, b in zip(*found, strict=True):
         close(a, b)
+
+
+def test_the_machine_folds(backend):
+    """Its steps are one loop, and unfolding gives the same graph back, gradients included."""
+    rng = np.random.default_rng(9)
+    cell, xs = machine("lstm", 2, 2), leaf(rng.normal(size=(6, B, D)))
+
+    def backwards(xs):
+        return mg.pullback(mg.mean(unroll(cell, xs)[0] ** 2), [*cell.parameters(), xs])
+
+    for f, loops in ((lambda xs: unroll(cell, xs), 1), (backwards, 2)):
+        folded = mg.fold(f, xs)
+        assert sum(loop.trips >= 4 for loop in folded.loops()) == loops
+        assert not folded.notes
+        assert fingerprint(mg.unfold(folded)) == fingerprint(capture(f, xs).graph)
 
 
 def test_wrong_sizes(backend):

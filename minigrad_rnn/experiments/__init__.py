@@ -18,10 +18,20 @@ NAMES = (
     "dates",
     "gradient_norms",
     "hidden_bit",
+NAMES = (
+    "adding",
+    "cliff",
+    "dates",
+    "gradient_norms",
+    "hidden_bit",
+    "language_vectors",
     "listops",
+    "ntm_copy",
     "output_recurrence",
     "reversal",
     "translation",
+    "zero_shot",
+)
 )
 
 
