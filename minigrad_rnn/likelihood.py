@@ -345,8 +345,8 @@ class Sequences(Module):
         xs = self.stop.inputs(before, mg.maximum(tau - t, 0))
         ragged = bool((n.numpy() < T).any())
         lengths = n + int(self.stop.decides) if ragged else None
-        # Not the model itself, whose initial_state unroll would compare: a state that holds a memory
-        # is as long as its source.
+        # Not the model itself, with whose initial_state unroll would compare the state: one that
+        # holds a memory is as long as its source.
         o, _ = unroll(lambda x, state: self.model(x, state), xs, state, lengths=lengths)
         if o.shape[-1] != self.stop.units + self.output.size:
             raise mg.ShapeError(
