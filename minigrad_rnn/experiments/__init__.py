@@ -18,20 +18,14 @@ NAMES = (
     "dates",
     "gradient_norms",
     "hidden_bit",
-NAMES = (
-    "adding",
-    "cliff",
-    "dates",
-    "gradient_norms",
-    "hidden_bit",
     "language_vectors",
     "listops",
     "ntm_copy",
     "output_recurrence",
+    "recall",
     "reversal",
     "translation",
     "zero_shot",
-)
 )
 
 
