@@ -53,10 +53,7 @@ def save(
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         _sweep(target)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(temporary, content)
         if os.environ.get("MINIGRAD_DEBUG"):
             _read_back(temporary, target, arrays)
         _rotate(target, keep)
@@ -143,6 +140,19 @@ def _rotate(target: Path, keep: int) -> None:
                 shutil.copy2(target, spare)
             os.replace(spare, place)
             spare.unlink(missing_ok=True)  # still there if both were links to one file
+
+
+def _write(path: Path, content: bytes) -> None:
+    # By handle: a Ctrl-C between an open() and its `with` leaves a file object that nobody closes.
+    binary = getattr(os, "O_BINARY", 0)  # Windows
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | binary, 0o666)
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:
