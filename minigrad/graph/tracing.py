@@ -438,7 +438,7 @@ class Recorder:
             if id(tensor) in self.existing:
                 targets.append(Held(tensor))
                 outputs.append(self.value(tensor))
-        for node, old in self.grads.items():
+        for node, old in sorted(self.grads.items(), key=lambda item: item[0].id):
             if node.grad is None and old is not None:
                 cleared.append(self._gradient(node))
             elif node.grad is not None and node.grad is not old:
