@@ -318,6 +318,91 @@ def test_a_captured_function_can_be_called_in_another(backend):
     assert float(outer(mg.Tensor([1.0, 10.0], dtype="float64"))) == 33.0
 
 
+# --- what belongs to a capture, and what happens once --------------------------------------------
+
+
+def test_eval_after_train_asks_for_another_capture(backend):
+    """Of the modules that were asked; others may be switched as they like."""
+    model, other = mg.nn.Dropout(0.5), mg.nn.Dropout(0.5)
+    x = mg.ones(8)
+    captured = capture(lambda x: model(x) * 2, x)
+    assert set(captured(x).numpy()) <= {0.0, 4.0}
+    other.eval()
+    captured(x)
+    model.eval()
+    with pytest.raises(CaptureError, match="captured with Dropout in training"):
+        captured(x)
+    evaluated = capture(lambda x: model(x) * 2, x)
+    np.testing.assert_array_equal(evaluated(x).numpy(), np.full(8, 2.0))
+    model.train()
+    with pytest.raises(CaptureError, match="captured with Dropout not in training"):
+        evaluated(x)
+    captured(x)
+    assert vars(mg.nn.Module)["training"] is True
+
+
+def test_a_capture_within_no_grad_is_another_one(backend):
+    captured = capture(lambda x: x * 2, mg.ones(2))
+    with mg.no_grad():
+        with pytest.raises(CaptureError, match="captured outside no_grad"):
+            captured(mg.ones(2))
+        within = capture(lambda x: x * 2, mg.ones(2))
+        within(mg.ones(2))
+    with pytest.raises(CaptureError, match="captured within no_grad"):
+        within(mg.ones(2))
+
+
+def test_the_debug_switches_see_a_captured_call(backend):
+    """They stand at the choke points, so they need not be the same at the capture."""
+    captured = capture(lambda x: mg.log(x) * 1, mg.ones(2))
+    x = mg.Tensor([-1.0, 1.0])
+    caught = pytest.raises(FloatingPointError, match="log")
+    with np.errstate(invalid="ignore"), mg.detect_anomaly(), caught:
+        captured(x)
+
+
+def test_copies_are_no_constants(backend):
+    """Tensor(t), of a tensor from before or of one made within, goes by the values of each call."""
+    w = mg.Tensor([1.0, 2.0])
+    captured = capture(lambda x: mg.Tensor(x * w, requires_grad=True) + mg.Tensor(w), mg.ones(2))
+    w.assign([10.0, 20.0])
+    np.testing.assert_array_equal(captured(mg.Tensor([1.0, 2.0])).numpy(), [20.0, 60.0])
+
+
+def test_what_happens_once_is_reported(backend):
+    kept, model, w = [], mg.nn.Dropout(0.5), leaf([1.0, 2.0])
+    x = mg.ones(2, dtype="float64")
+
+    def leaves_one(x):
+        kept.append(x * 2)
+        return x
+
+    [note] = capture(leaves_one, x).graph.notes
+    assert "a tensor of shape (2,) was left in a list" in note
+    assert note in str(capture(leaves_one, x).graph)
+    [note] = capture(lambda x: model.eval()(x), x).graph.notes
+    assert "Dropout was switched" in note
+    calls = []
+    remove = w.register_hook(lambda g: (calls.append(1), 3 * g)[1])
+    captured = capture(lambda x: (w * x).sum().backward(), x)
+    [note] = captured.graph.notes
+    assert "a hook of a leaf ran" in note
+    captured(x)
+    captured(x)
+    assert calls == [1]
+    np.testing.assert_array_equal(w.grad.numpy(), [3.0, 3.0])
+    remove()
+
+    def hooks(x):
+        y = mg.tanh(w * x)
+        y.register_hook(lambda g: 2 * g)
+        y.sum().backward()
+
+    [note] = capture(hooks, x).graph.notes
+    assert "a hook of the result of tanh" in note
+    assert not capture(lambda x: (w * x).sum().backward(), x).graph.notes
+
+
 # --- order, verifier and text, on graphs made by hand --------------------------------------------
 
 

@@ -10,6 +10,7 @@ import gc
 import hashlib
 import linecache
 import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -19,6 +20,7 @@ import numpy as np
 
 from minigrad import tree
 from minigrad.errors import MinigradError, ShapeError
+from minigrad.graph.circumstances import Circumstances
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import CaptureError, Graph, Instruction, Operand, Value
 from minigrad.op import (
@@ -45,12 +47,13 @@ ENDED = "this tensor belongs to a capture that has ended; return it or assign it
 class Traced:
     """What a tensor holds while a function is captured: a value's shape and dtype, no numbers."""
 
-    __slots__ = ("recorder", "shape", "value")
+    __slots__ = ("__weakref__", "recorder", "shape", "value")
 
     def __init__(self, value: Value, recorder: Recorder) -> None:
         self.value = value
         self.shape = value.spec.shape
         self.recorder = recorder
+        recorder.traced.add(self)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -145,8 +148,11 @@ class Captured:
     arguments: tuple[Any, ...]  # leaves: the Spec of a tensor or an array, else the value itself
     rebuild: Callable[[Sequence[Any]], Any]
     returned: tuple[Any, ...]  # leaves: a Value's place among the outputs is taken in order
+    circumstances: Circumstances
 
     def __call__(self, *args: Any) -> Any:
+        if was := self.circumstances.difference():
+            raise CaptureError(f"captured {was}, which is otherwise now; capture it anew")
         leaves, _ = tree.flatten(tuple(args))
         outputs = [y.detach() for y in evaluate(self.graph, self.inputs(leaves))]
         count = len(outputs) - len(self.targets)
@@ -206,25 +212,34 @@ def capture(f: Callable[..., Any], *args: Any) -> Captured:
     Tensors that existed before are inputs, read at each call; other Python values are part of what
     is captured. What f assigns, and what backward leaves in `.grad`, is restored and becomes an
     output. Raises CaptureError where f looks at a value, which an input does not have yet.
+
+    Whether modules are in training, and no_grad, belong to what is captured. Other effects on
+    Python happen once, now; hooks, and tensors that f leaves in places of its own, are in `notes`.
     """
     random.generator.detach()  # there from now on, hence an input
     leaves, rebuild = tree.flatten(args)
-    recorder = Recorder()
+    recorder, circumstances = Recorder(), Circumstances()
     given = [recorder.argument(i, x) for i, x in enumerate(leaves)]
     try:
-        with at_choke_points(run=recorder.run, read=recorder.read, assign=recorder.assign):
+        with (
+            circumstances.watched(),
+            at_choke_points(run=recorder.run, read=recorder.read, assign=recorder.assign),
+        ):
             result = f(*rebuild(given))
             returned, rebuild_result = tree.flatten(result)
             returned = [recorder.value(x) if isinstance(x, Tensor) else x for x in returned]
             targets, outputs, cleared = recorder.changes()
+            hooked = recorder.hooked()
     finally:
         recorder.end()
+    del result, given
     values = [x for x in returned if isinstance(x, Value)]
     return Captured(
         Graph(
             tuple(value for _, value in recorder.inputs.values()),
             tuple(recorder.steps),
             (*values, *outputs),
+            tuple(circumstances.notes(hooked, recorder.left())),
         ),
         tuple(source for source, _ in recorder.inputs.values()),
         tuple(targets),
@@ -232,6 +247,7 @@ def capture(f: Callable[..., Any], *args: Any) -> Captured:
         tuple(_spec(x) if _is_array(x) else x for x in leaves),
         rebuild_result,
         tuple(returned),
+        circumstances,
     )
 
 
@@ -275,6 +291,8 @@ class Recorder:
         self.constants: dict[Any, Value] = {}
         self.kept: dict[int, Any] = {}  # constants by array, which stays where it is
         self.assigned: dict[int, tuple[Tensor, Tensor, int]] = {}  # tensor, old value, old version
+        self.traced: weakref.WeakSet[Traced] = weakref.WeakSet()
+        self.nodes: list[Node] = []
         self.ended = False
 
     # inputs
@@ -382,7 +400,7 @@ class Recorder:
             return None
         plan = op.plans.get(needed) or op.plan(needed)
         tensors = [t if isinstance(t, Tensor) else None for t in operands]
-        return Node(
+        node = Node(
             op,
             plan,
             tuple(None if t is None else t.node for t in tensors),
@@ -393,6 +411,8 @@ class Recorder:
             tuple(part.shape for part in made) if op.outputs else made[0].shape,
             made[0].dtype,
         )
+        self.nodes.append(node)
+        return node
 
     def _traced(self, a: Any, backend: Any) -> Any:
         if isinstance(a, Traced) or a.__class__ in NUMBERS:
@@ -438,13 +458,30 @@ class Recorder:
             if id(tensor) in self.existing:
                 targets.append(Held(tensor))
                 outputs.append(self.value(tensor))
-        for node, old in self.grads.items():
+        for node, old in sorted(self.grads.items(), key=lambda item: item[0].id):
             if node.grad is None and old is not None:
                 cleared.append(self._gradient(node))
             elif node.grad is not None and node.grad is not old:
                 targets.append(self._gradient(node))
                 outputs.append(self.value(node.grad))
         return targets, outputs, cleared
+
+    def hooked(self) -> list[Node]:
+        """The nodes whose hooks the capture has run, or may have."""
+        changed = [node for node, old in self.grads.items() if node.grad is not old]
+        found = [node for node in (*changed, *self.nodes) if node.hooks]
+        self.nodes = []
+        return found
+
+    def left(self) -> list[Tensor]:
+        """Tensors of the capture that are still there after it."""
+        if self.traced:
+            gc.collect()
+        if not self.traced:
+            return []
+        kinds = _kinds(Tensor)
+        tensors = [x for x in gc.get_objects() if type(x) in kinds and hasattr(x, "backend")]
+        return [x for x in tensors if getattr(bare(x), "recorder", None) is self]
 
     def end(self) -> None:
         """Put back what was there, and refuse what is left of the capture from now on."""

@@ -1,4 +1,5 @@
-"""`mg.fold` of programs as text, each with the check that `unfold` gives the same graph back.
+"""`mg.fold` of programs as text, each with the check that `unfold` gives the same graph back,
+at the length it was captured at and at others.
 
 `python tests/show/folds.py` prints all; `python tests/show/folds.py rnn` those named.
 """
@@ -78,18 +79,25 @@ def programs():
     }
 
 
+def at(program, steps):
+    """The flat graph captured for so many steps."""
+    return capture(program, mg.Tensor(np.ones((steps, B, D)))).graph
+
+
 def main(names: list[str]) -> int:
-    xs = mg.Tensor(np.random.default_rng(1).normal(size=(T, B, D)))
     exact = True
     for name, program in programs().items():
         if names and name not in names:
             continue
-        flat = capture(program, xs).graph
+        flat = at(program, T)
         folded = verify(mg.fold(flat))
         same = isomorphic(mg.unfold(folded), flat) and fingerprint(folded) == fingerprint(flat)
-        exact &= same
+        lengths = range(2 if name == "training" else 1, T + 1)
+        all_same = all(isomorphic(mg.unfold(folded, n), at(program, n)) for n in lengths)
+        exact &= same and all_same
         print(f"== {name}: {len(flat.steps)} steps, folded {len(folded.steps)}; ", end="")
-        print("unfold(fold(g)) is g" if same else "unfold(fold(g)) DIFFERS from g")
+        print("unfold(fold(g)) is g" if same else "unfold(fold(g)) DIFFERS from g", end="; ")
+        print(f"of {lengths[0]} to {T} steps {'too' if all_same else 'NOT'}")
         print(text(folded), end="\n\n")
     return 0 if exact else 1
 

@@ -1,0 +1,77 @@
+"""What a captured function depends on besides its inputs, and what calls of it do not repeat."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from minigrad.nn import Module
+from minigrad.op import mode
+from minigrad.tensor import Node, Tensor
+
+
+class Circumstances:
+    """Whether ops were recorded, and which modules that were asked were in training.
+
+    Stands in `Module.training`'s place during a capture and writes down who is asked. The debug
+    switches are none of them: they stand at the choke points, through which calls go as well.
+    """
+
+    def __init__(self) -> None:
+        self.recording = mode.get().recording
+        self.training: dict[Module, bool] = {}
+        self.switched: dict[Module, None] = {}
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within the block it is seen which modules are asked, and which are switched."""
+        plain = vars(Module)["training"]
+        Module.training = self  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            Module.training = plain
+
+    def __get__(self, module: Module | None, kind: Any = None) -> bool:
+        if module is None:
+            return True
+        training: bool = vars(module).get("training", True)
+        if module not in self.switched:
+            self.training[module] = training
+        return training
+
+    def __set__(self, module: Module, training: bool) -> None:
+        self.switched[module] = None
+        vars(module)["training"] = training
+
+    def difference(self) -> str | None:
+        """What is otherwise now than at the capture, if anything is."""
+        if mode.get().recording != self.recording:
+            return "outside no_grad" if self.recording else "within no_grad"
+        for module, training in self.training.items():
+            if module.training != training:
+                return f"with {type(module).__name__} {'' if training else 'not '}in training"
+        return None
+
+    def notes(self, hooked: Iterable[Node], left: Iterable[Tensor]) -> list[str]:
+        """What happened once, at the capture, for the reader of the graph."""
+        notes = [
+            f"once: {type(module).__name__} was switched to training or out of it"
+            for module in self.switched
+        ]
+        for node in hooked:
+            what = f"the result of {node.op.name}" if node.op else node.name or "a leaf"
+            notes.append(f"once: a hook of {what} ran; what it computed is in the graph")
+        for tensor in left:
+            notes.append(
+                f"once: a tensor of shape {tuple(tensor.shape)} was left {_holder(tensor)}; return "
+                f"it or assign it"
+            )
+        return list(dict.fromkeys(notes))
+
+
+def _holder(tensor: Tensor) -> str:
+    kinds = {type(x).__name__ for x in gc.get_referrers(tensor)} & {"list", "dict", "tuple", "set"}
+    return f"in a {min(kinds)}" if kinds else "behind"
