@@ -10,7 +10,7 @@ PAIRWISE = pairwise()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("combination", PAIRWISE, ids=", ".join)
+@pytest.mark.parametrize("combination", PAIRWISE, ids="; ".join)
 def test_pairs_of_all_axes(backend, combination):
     check(combination)
 
@@ -26,7 +26,7 @@ def test_the_whole_product(backend, cell):
             try:
                 check(combination)
             except Exception as error:
-                error.add_note(", ".join(combination))
+                error.add_note("; ".join(combination))
                 raise
             done += 1
     assert done
