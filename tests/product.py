@@ -89,9 +89,10 @@ class Model(Module):
             V, H, wired, H, given, condition.replace("none", "both"), "float64"
         )
         rng = np.random.default_rng(1)
-        for part in (self.decoder.embedding, self.decoder.readout, self.decoder.bridge):
-            if part is not None:
-                randomise(part, rng)
+        randomise(self.decoder.embedding, rng)
+        randomise(self.decoder.readout, rng)
+        if self.decoder.bridge is not None:
+            randomise(self.decoder.bridge, rng, 0.05)  # its tanh must not saturate
         self.lengths = [T, T - 2] if wiring == "ragged" else None
 
     def given(self, x: mg.Tensor) -> mg.Tensor | None:
