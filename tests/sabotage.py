@@ -208,6 +208,7 @@ EDITS = (
         "what is fed back says nothing",
     ),
     Edit("B11", COMPOSE, "resets=turned, reverse=True", "resets=turned", "both run forwards"),
+    Edit("B11", COMPOSE, "(last, reset)", "(reset, reset)", "backwards, resets come a step early"),
     Edit(
         "B12",
         PATTERNS,

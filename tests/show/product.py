@@ -15,7 +15,7 @@ from tests.product import AXES, MEANINGLESS, pairs, pairwise, whole
 
 def main() -> None:
     for axis, values in AXES.items():
-        print(f"{axis:13}{len(values):3}  {', '.join(values)}")
+        print(f"{axis:13}{len(values):3}  {'; '.join(values)}")
     print("left out:")
     for values, reason in MEANINGLESS:
         print(f"  {' x '.join('|'.join(some) for some in values.values())}: {reason}")
@@ -27,7 +27,7 @@ def main() -> None:
     )
     if "--pairs" in sys.argv[1:]:
         for combination in few:
-            print("  " + ", ".join(combination))
+            print("  " + "; ".join(combination))
 
 
 if __name__ == "__main__":
