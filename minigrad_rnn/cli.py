@@ -1,4 +1,4 @@
-"""The command `minigrad-rnn`: train, sample, score, tutorial."""
+"""The command `minigrad-rnn`: train, sample, score, experiment, tutorial."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from minigrad_rnn.train_command import DEFAULT_MODEL, UsageError, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, 2 after a user's error, 130 after Ctrl-C."""
+    """Run the command; returns its exit status: 0, 2 after a user's error, 130 after Ctrl-C.
+
+    An experiment with an answer other than expected returns 1.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a model may write what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -86,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="minigrad-rnn",
         description="Recurrent networks on minigrad: train a character model, let it write, "
-        "score a text, step through the tutorials.",
+        "score a text, repeat the lectures' experiments, step through the tutorials.",
         epilog="MINIGRAD_BACKEND=numba (or cupy) before the command chooses what it runs on.",
     )
     parser.add_argument("--version", action="version", version=f"minigrad-rnn {mg.__version__}")
@@ -94,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_sample(commands)
     _add_score(commands)
+    _add_experiment(commands)
     _add_tutorial(commands)
     return parser
 
@@ -216,6 +220,31 @@ def _add_score(commands: Any) -> None:
     )  # fmt: skip
 
 
+def _add_experiment(commands: Any) -> None:
+    parser = _command(
+        commands, _experiment, "experiment", "put a claim of the lectures to the test",
+        "Without a name: the list. With one: every variant from every seed, a table, and whether\n"
+        "the claim holds; exit status 1 where it does not. What has ended is kept: after Ctrl-C\n"
+        "the same command goes on.",
+        "\nadding --quick\nadding --seeds 0 1 2 --save sums.json",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="which one")
+    add("--list", action="store_true", help="list them, with the rows of the lectures' table")
+    add("--quick", action="store_true", help="small sizes and one seed: seconds, not minutes")
+    add(
+        "--seeds", nargs="+", type=_SEED, metavar="N",
+        help="of weights and data (default: 0 1 2 3 4; with --quick: 0)",
+    )  # fmt: skip
+    add(
+        "--save", metavar="FILE",
+        help="the results, .json, saved as they come; the picture stands beside it as .png "
+        "(default: experiment-NAME.json)",
+    )  # fmt: skip
+    add("--fresh", action="store_true", help="start over, whatever the file holds")
+    add("--no-picture", action="store_true", help="draw none")
+
+
 def _add_tutorial(commands: Any) -> None:
     parser = _command(
         commands, _tutorial, "tutorial", "list the tutorials, or step through one",
@@ -287,6 +316,12 @@ def _score(options: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
         print(f"{bits:.4f} bits per character  {len(ids)} characters  {seconds:.1f} s  {name}")
     return 0
+
+
+def _experiment(options: argparse.Namespace) -> int:
+    from minigrad_rnn.experiment_command import experiment
+
+    return experiment(options)
 
 
 def _tutorial(options: argparse.Namespace) -> int:

@@ -277,7 +277,7 @@ class _Run:
         self.expected = True
         seconds = (self.session.settings.steps - self.session.step) * per_step
         bar.clear()
-        bar.write(f"expected  {_duration(min(seconds, self.deadline - now))}")
+        bar.write(f"expected  {duration(min(seconds, self.deadline - now))}")
         sys.stdout.flush()
 
     def _between_steps(self, bar: Any, now: float) -> None:
@@ -308,7 +308,7 @@ class _Run:
 
     def _closing(self) -> None:
         session, bits = self.session, self.session.validations[-1][1]
-        took = _duration(time.perf_counter() - self.started)
+        took = duration(time.perf_counter() - self.started)
         if not session.done:  # the machine was slower than while it was measured
             took += f", {session.step:,} of the {session.settings.steps:,} planned steps"
         curve = [_beside(self.path, suffix) for suffix in (".csv", ".png")]
@@ -340,10 +340,10 @@ class _Run:
             same += ["--save" if command == "train" else "--model", str(self.path)]
         backend = os.environ.get("MINIGRAD_BACKEND")
         chosen = [f"MINIGRAD_BACKEND={shlex.quote(backend)}"] if backend and os.name != "nt" else []
-        return " ".join([*chosen, *_program(), shlex.join([command, *same, *words])])
+        return " ".join([*chosen, *program(), shlex.join([command, *same, *words])])
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
     """How this command was called, so that it can be called again."""
     called, name = sys.argv[0], "minigrad-rnn"
     if Path(called).stem != name:
@@ -353,7 +353,7 @@ def _program() -> list[str]:
     return [name if same else shlex.quote(called)]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 

@@ -12,7 +12,16 @@ from minigrad_rnn.experiments.experiment import Bar, Experiment
 
 __all__ = ["NAMES", "Bar", "Experiment", "find"]
 
-NAMES: tuple[str, ...] = ("dates", "reversal", "translation")
+NAMES = (
+    "adding",
+    "cliff",
+    "dates",
+    "gradient_norms",
+    "hidden_bit",
+    "output_recurrence",
+    "reversal",
+    "translation",
+)
 
 
 def find(name: str) -> Experiment:

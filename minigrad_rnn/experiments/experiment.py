@@ -37,7 +37,8 @@ class Experiment:
     run: Run
     bars: tuple[Bar, ...]
     quick_bars: tuple[Bar, ...] = ()
+    random: bool = True  # False: no seed changes anything, and one is enough
 
     def seeds(self, quick: bool) -> tuple[int, ...]:
         """The seeds that the bars speak of."""
-        return QUICK_SEEDS if quick else SEEDS
+        return QUICK_SEEDS if quick or not self.random else SEEDS

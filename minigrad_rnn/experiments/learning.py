@@ -1,0 +1,106 @@
+"""Training on fresh data, told step by step: what the experiments share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad import functional as F
+from minigrad.nn import Linear, Module
+from minigrad_rnn.cells import GRUCell, LSTMCell
+from minigrad_rnn.experiments.tasks import Batch
+from minigrad_rnn.unrolling import unroll
+
+Curve = Generator[tuple[float, float], None, None]
+Task = Callable[[mg.random.Key], Batch]
+POINTS = 50  # of a curve
+
+
+class Answering(Module):
+    """A cell and a linear layer over its outputs at the last steps, those that are asked."""
+
+    def __init__(self, cell: Any, H: int, V: int) -> None:
+        self.cell, self.readout = cell, Linear(H, V)
+
+    def __call__(self, xs: Any, steps: int = 1) -> mg.Tensor:
+        """Answers (steps, B, V) to xs (T, B, D)."""
+        hs, _ = unroll(self.cell, mg.Tensor(xs))
+        return self.readout(hs[-steps:])
+
+
+def keys(seed: int) -> tuple[mg.random.Key, mg.random.Key]:
+    """Seed the weights' draws; the keys of the data, for training and for the measure."""
+    mg.random.seed(seed)
+    return mg.random.key(seed).fold(1), mg.random.key(seed).fold(2)
+
+
+def learn(
+    loss: Callable[[int], mg.Tensor],
+    parameters: Sequence[mg.Tensor],
+    steps: int,
+    rate: float = 0.01,
+    *,
+    clip: float | None = 1.0,
+    optimizer: Callable[..., Any] = mg.optim.Adam,
+) -> Curve:
+    """Lower loss(n), n the number of the update: yields (share done, mean loss) now and then."""
+    update, seen = optimizer(parameters, lr=rate), []
+    for n in range(steps):
+        update.zero_grad()
+        value = loss(n)
+        value.backward()
+        if clip is not None:
+            mg.optim.clip_by_global_norm(parameters, clip)
+        update.step()
+        seen.append(value.item())
+        if (n + 1) % max(1, steps // POINTS) == 0:
+            yield (n + 1) / steps, float(np.mean(seen))
+            seen.clear()
+
+
+def classify(
+    make: Callable[[], Any], task: Task, steps: int, rate: float, seed: int, batches: int = 4
+) -> Generator[tuple[float, float], None, float]:
+    """Train make() on labels; its share of sequences with every answer right, on fresh data.
+
+    model(xs, steps) gives logits (steps, B, V), task(key) inputs and labels (steps, B).
+    """
+    train, test = keys(seed)
+    model = make()
+
+    def loss(n: int) -> mg.Tensor:
+        xs, labels = task(train.fold(n))
+        return F.cross_entropy(model(xs, len(labels)), labels)
+
+    yield from learn(loss, model.parameters(), steps, rate)
+    return exact(model, [task(test.fold(n)) for n in range(batches)])
+
+
+def exact(model: Any, batches: Sequence[Batch]) -> float:
+    """The share of sequences with every answer right."""
+    with mg.no_grad():
+        right = [
+            (model(xs, len(labels)).numpy().argmax(-1) == labels).all(axis=0)
+            for xs, labels in batches
+        ]
+    return float(np.concatenate(right).mean())
+
+
+def open_gates(cell: Any, lag: int) -> Any:
+    """Let the gates of an LSTM or GRU begin with memories of 1 to `lag` steps; other cells as is.
+
+    A gate of bias log(u - 1) keeps 1 - 1/u of its state: a memory of u steps, u uniform over
+    2, ..., lag (Tallec and Ollivier 2018, eq 16, "chrono").
+    """
+    if isinstance(cell, (LSTMCell, GRUCell)):
+        u = 2 + (lag - 2) * mg.random.uniform(None, cell.H).numpy()
+        b = cell.b.numpy().reshape(cell.gates, cell.H).copy()
+        keep = np.log(u - 1)
+        b[1] = keep  # f, or z
+        if isinstance(cell, LSTMCell):
+            b[0] = -keep  # i
+        cell.b.assign(b.reshape(-1))
+    return cell
