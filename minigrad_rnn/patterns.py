@@ -282,10 +282,14 @@ class EncoderDecoder(Module):
 
     def context(self, xs: Any, *, lengths: Any = None) -> mg.Tensor:
         """C (B, N) of inputs (Tx, B, ...), after each row's last real step."""
-        if self.embed is not None:
-            xs = self.embed(xs)
-        _, state = self.encoder(xs, lengths=lengths)
-        return state_vector(state)
+        return state_vector(self.encode(xs, lengths=lengths)[1])
+
+    def encode(self, xs: Any, *, lengths: Any = None) -> tuple[Any, Any]:
+        """The encoder's outputs (Tx, B, ...) and last state; arrays go to where the weights are."""
+        if not isinstance(xs, mg.Tensor):
+            xs = mg.Tensor(xs, backend=self.decoder.embedding.W.backend)
+        xs = xs if self.embed is None else self.embed(xs)
+        return self.encoder(xs, lengths=lengths)  # type: ignore[no-any-return]
 
     def log_probability(
         self, xs: Any, ys: Any, *, lengths: Any = None, target_lengths: Any = None

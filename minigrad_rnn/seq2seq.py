@@ -79,9 +79,7 @@ class AttentionEncoderDecoder(EncoderDecoder):
 
     def context(self, xs: Any, *, lengths: Any = None) -> Any:
         """The Encoded of inputs (Tx, B, ...)."""
-        if self.embed is not None:
-            xs = self.embed(xs)
-        values, state = self.encoder(xs, lengths=lengths)
+        values, state = self.encode(xs, lengths=lengths)
         return Encoded(values, state_vector(state), lengths)
 
     def alignment(self, xs: Any, ys: Any, *, lengths: Any = None) -> mg.Tensor:

@@ -183,7 +183,7 @@ def test_dates_are_spelled_as_people_do():
     assert nth == ["1st", "3rd", "4th", "11th", "12th", "13th", "21st"]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @lecture("B12", "quick")
 def test_written_dates_are_normalised(backend):
     """Three spellings to ISO 8601, dates of no training batch."""
@@ -327,7 +327,7 @@ def test_the_attention_looks_with_the_bottom_output_of_the_step_before(backend):
 @lecture("H3", "translation")
 def test_a_small_gnmt_translates(backend):
     """Three layers, wordpieces, sentences of no training batch."""
-    curve = translation.trained(0, 3, 48, 120, 150)
+    curve = translation.trained(0, 3, 48, 100, 150)
     net, pieces = last(curve)
     test = translation.sentences(np.random.default_rng(7), 200, True)
     found = translation.translate(net, pieces, [a for a, _ in test], 15)

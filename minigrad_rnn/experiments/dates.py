@@ -61,7 +61,7 @@ def written(
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
     """Exact match on dates that were in no training batch."""
-    spellings, updates, H = (QUICK, 120, 24) if quick else (SPELLINGS, 8000, 64)
+    spellings, updates, H = (QUICK, 90, 24) if quick else (SPELLINGS, 8000, 64)
     mg.random.seed(seed)
     rng = np.random.default_rng(seed)
     days = rng.permutation(DAYS)

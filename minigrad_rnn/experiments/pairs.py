@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from minigrad.nn import Embedding
 from minigrad_rnn.attention import Additive, BahdanauCell
 from minigrad_rnn.cells import GRUCell
 from minigrad_rnn.compose import Bidirectional
+from minigrad_rnn.experiments.learning import Curve, learn
 from minigrad_rnn.patterns import Decoder, EncoderDecoder
 from minigrad_rnn.seq2seq import AttentionDecoder, AttentionEncoderDecoder
 
@@ -50,25 +51,15 @@ def arrays(net: EncoderDecoder, pairs: Pairs) -> dict[str, Any]:
 
 
 def train(
-    net: EncoderDecoder,
-    draw: Callable[[], Pairs],
-    updates: int,
-    rate: float = 0.01,
-    yields: int = 50,
-) -> Generator[tuple[float, float], None, None]:
-    """Adam, a fresh batch an update; yields (fraction done, nats a target symbol)."""
-    parameters = net.parameters()
-    adam = mg.optim.Adam(parameters, lr=rate)
-    for update in range(updates):
+    net: EncoderDecoder, draw: Callable[[], Pairs], updates: int, rate: float = 0.01
+) -> Curve:
+    """A fresh batch an update; the curve is nats a target symbol."""
+
+    def loss(n: int) -> mg.Tensor:
         batch = arrays(net, draw())
-        loss = -mg.sum(net.log_probability(**batch)) / int(batch["target_lengths"].sum())
-        adam.zero_grad()
-        loss.backward()
-        mg.optim.clip_by_global_norm(parameters, 1.0)
-        adam.lr = rate * (1 - update / updates)
-        adam.step()
-        if update % max(1, updates // yields) == 0:
-            yield update / updates, float(loss)
+        return -mg.sum(net.log_probability(**batch)) / int(batch["target_lengths"].sum())
+
+    return learn(loss, net.parameters(), updates, rate)
 
 
 def exact_match(net: EncoderDecoder, pairs: Pairs) -> float:

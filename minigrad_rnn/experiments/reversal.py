@@ -13,7 +13,7 @@ from minigrad_rnn.experiments.experiment import Bar, Experiment
 from minigrad_rnn.seq2seq import AttentionEncoderDecoder
 
 SYMBOLS = 8
-QUICK = (7, (5,), 200, 24)  # the longest, the lengths kept for the test, updates, H
+QUICK = (7, (5,), 260, 24)  # the longest, the lengths kept for the test, updates, H
 FULL = (50, (13, 29, 41), 6000, 64)
 
 

@@ -83,7 +83,7 @@ def trained(
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
     """BLEU on sentences of which none was in training."""
-    sizes = (3, 48, 120, 150) if quick else (8, 64, 6000, 60)
+    sizes = (3, 48, 100, 150) if quick else (8, 64, 6000, 60)
     net, pieces = yield from trained(seed, *sizes)
     test = sentences(np.random.default_rng(1000 + seed), 200, True)
     return scores(translate(net, pieces, [a for a, _ in test]), [b for _, b in test])[0]
