@@ -55,9 +55,12 @@ def draw(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> mg.Tensor:
-    """One index (B,) a row of logits (B, V); temperature 0 takes the first of the likeliest."""
+    """One index (B,) a row of logits (B, V); temperature 0 takes the first of the likeliest.
+
+    One key serves all rows; with keys (B,) each row's draw depends on its own key alone.
+    """
     if temperature == 0:
         check_choices(temperature, top_k, top_p)
         return mg.argmax(logits, axis=-1)
     chosen = narrowed(logits, temperature, top_k, top_p)
-    return mg.random.categorical(key, logits.shape[:-1], chosen)
+    return mg.random.categorical(key, logits.shape[len(key.shape) : -1], chosen)
