@@ -9,7 +9,8 @@ stand. All conversion goes gate by gate, through one pair of functions, `_taken_
 Each layout numbers layers and directions as its framework does. torch: `weight_ih_l1_reverse`.
 The others have one object a layer, and names begin with the layer's number, from 0, and the
 direction where there are several: `1/backward/kernel`. ONNX stacks directions along the first axis.
-Flax: names of flax.traverse_util.flatten_dict(parameters of the cell, sep="/").
+Keras gives them as {v.name: v.numpy() for v in layer.weights}, Flax as
+flax.traverse_util.flatten_dict(parameters of the cell, sep="/").
 """
 
 from __future__ import annotations
@@ -185,6 +186,10 @@ def load(model: Any, weights: Mapping[str, Any], framework: str, prefix: str = "
     that begin with it. Where it has two biases they are added, if the cell has one for both.
     Raises StateDictError, which lists everything that does not fit, and then changes nothing.
     """
+    if not isinstance(weights, Mapping):
+        raise mg.StateDictError(
+            f"the weights are a dict of arrays by name, not a {type(weights).__name__}"
+        )
     given = {k[len(prefix) :]: np.asarray(v) for k, v in weights.items() if k.startswith(prefix)}
     layout = _layout(framework)
     _check(given, export(model, framework), f"{type(model).__name__} and {framework}")

@@ -377,6 +377,11 @@ def test_one_error_lists_everything_that_does_not_fit():
     same_arrays({name: value.numpy() for name, value in net.state_dict().items()}, before)
 
 
+def test_weights_come_by_name():
+    with pytest.raises(mg.StateDictError, match="a dict of arrays by name, not a list"):
+        convert.load(rnn.LSTMCell(D, H), list(convert.export(rnn.LSTMCell(D, H), "keras")), "keras")
+
+
 def test_kerass_bias_shows_where_it_resets():
     weights = convert.export(rnn.GRUCell(D, H, reset="before"), "keras")
     with pytest.raises(mg.StateDictError, match=r"bias: shape \(12,\) instead of \(2, 12\)"):
