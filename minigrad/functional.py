@@ -69,14 +69,16 @@ def layer_norm(x: Any, gain: Any = None, b: Any = None, eps: float = 1e-5) -> Te
 def dropout(x: Any, p: float = 0.5, key: random.Key | None = None, training: bool = True) -> Tensor:
     """x with each element 0 with probability p, the others over 1 - p; outside training x itself.
 
-    Draws from key, or from the ambient generator (Srivastava et al. 2014).
+    Draws from key, or from the ambient generator (Srivastava et al. 2014); with keys of the first
+    axes' shape, each row's mask depends on its own key alone.
     """
     p = arguments.number("p", p, 0, 1)
     x = tensor(x)
     if not training or p == 0:
         return x  # type: ignore[no-any-return]
     with use_backend(x.backend):
-        kept = random.bernoulli(key, x.shape, 1 - p)
+        shape = x.shape[len(key.shape) :] if isinstance(key, random.Key) else x.shape
+        kept = random.bernoulli(key, shape, 1 - p)
     scale = 1 / (1 - p) if p < 1 else 0.0
     return x * (kept.astype(x.dtype) * scale)  # type: ignore[no-any-return]
 

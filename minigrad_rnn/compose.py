@@ -8,7 +8,8 @@ from typing import Any
 import minigrad as mg
 from minigrad import arguments, tree
 from minigrad.nn import Dropout, Module, Parameter
-from minigrad_rnn.unrolling import step_flags, unroll
+from minigrad_rnn.randomness import row_shape, sample_keys, sample_numbers, step_keys
+from minigrad_rnn.unrolling import real_steps, step_flags, unroll
 
 MERGES = ("concat", "sum", "mul", "ave", None)
 
@@ -41,7 +42,7 @@ class Stack(Module):
             raise mg.ShapeError(f"Stack: {len(self.cells)} cells got a state of {len(state)} parts")
         states = []
         for depth, (cell, part) in enumerate(zip(self.cells, state, strict=True)):
-            x, new = cell(self.dropout(x) if depth else x, part)
+            x, new = cell(self.dropout(x, sample_keys()) if depth else x, part)
             states.append(new)
         return x, tuple(states)
 
@@ -119,7 +120,8 @@ class NoisyState(Module):
         def noisy(s: mg.Tensor) -> mg.Tensor:
             if s.dtype.kind != "f":
                 return s
-            return s + self.std * mg.random.normal(None, s.shape, dtype=s.dtype)
+            key = sample_keys()
+            return s + self.std * mg.random.normal(key, row_shape(key, s), dtype=s.dtype)
 
         return tree.map(noisy, state)
 
@@ -144,9 +146,17 @@ class Recurrent(Module):
         lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
+        ids: Any = None,
     ) -> tuple[Any, Any]:
         return unroll(
-            self.cell, xs, state, lengths=lengths, mask=mask, resets=resets, reverse=self.reverse
+            self.cell,
+            xs,
+            state,
+            lengths=lengths,
+            mask=mask,
+            resets=resets,
+            reverse=self.reverse,
+            ids=ids,
         )
 
 
@@ -173,14 +183,14 @@ class Bidirectional(Module):
         lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
+        ids: Any = None,
     ) -> tuple[Any, Any]:
         ahead, behind = (None, None) if state is None else state
         resets = step_flags(resets, *tree.flatten(xs)[0][0].shape[:2], "resets")
         turned = None if resets is None else _turned(resets, lengths, mask)
-        hs, ahead = unroll(self.forward, xs, ahead, lengths=lengths, mask=mask, resets=resets)
-        gs, behind = unroll(
-            self.backward, xs, behind, lengths=lengths, mask=mask, resets=turned, reverse=True
-        )
+        padding = {"lengths": lengths, "mask": mask, "ids": ids}
+        hs, ahead = unroll(self.forward, xs, ahead, resets=resets, **padding)
+        gs, behind = unroll(self.backward, xs, behind, resets=turned, reverse=True, **padding)
         return self._merged(hs, gs), (ahead, behind)
 
     def _merged(self, h: Any, g: Any) -> Any:
@@ -232,16 +242,28 @@ class Layers(Module):
         lengths: Any = None,
         mask: Any = None,
         resets: Any = None,
+        ids: Any = None,
     ) -> tuple[Any, tuple[Any, ...]]:
         states = (None,) * len(self.layers) if state is None else state
         if len(states) != len(self.layers):
             raise mg.ShapeError(
                 f"Layers: {len(self.layers)} layers got a state of {len(states)} parts"
             )
+        options = {"lengths": lengths, "mask": mask, "resets": resets}
+        if ids is not None:  # a layer of one's own that draws nothing need not know them
+            options["ids"] = ids
         new = []
         for depth, (layer, part) in enumerate(zip(self.layers, states, strict=True)):
-            xs, part = layer(
-                self.dropout(xs) if depth else xs, part, lengths=lengths, mask=mask, resets=resets
-            )
+            if depth:
+                xs = self.dropout(xs, self._keys(xs, lengths, mask, ids))
+            xs, part = layer(xs, part, **options)
             new.append(part)
         return xs, tuple(new)
+
+    def _keys(self, xs: Any, lengths: Any, mask: Any, ids: Any) -> mg.random.Key | None:
+        """The keys (T, B) of the dropout between two layers, where samples have numbers."""
+        if ids is None or not self.training or self.dropout.p == 0:
+            return None
+        (T, B), home = xs.shape[:2], xs.backend
+        keep = real_steps(T, B, lengths, mask, home)
+        return step_keys(sample_numbers(ids, B, home), T, keep, home)

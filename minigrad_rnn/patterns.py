@@ -15,6 +15,7 @@ import minigrad as mg
 from minigrad import arguments, tree
 from minigrad import functional as F
 from minigrad.nn import Embedding, Linear, Module, Parameter, glorot_uniform
+from minigrad_rnn.randomness import row_shape, sample_keys
 from minigrad_rnn.unrolling import float_parts, real_steps, unroll
 
 CONDITIONS = ("input", "state", "both")
@@ -102,7 +103,9 @@ def likeliest(o: mg.Tensor) -> mg.Tensor:
 def sampled(o: mg.Tensor) -> mg.Tensor:
     """Feed back the one-hot vector of a draw from softmax(o); no gradient passes."""
     with mg.use_backend(o.backend):
-        return F.one_hot(mg.random.categorical(None, o.shape[:-1], o), o.shape[-1], o.dtype)
+        key = sample_keys()
+        drawn = mg.random.categorical(key, row_shape(key, o)[:-1], o)
+        return F.one_hot(drawn, o.shape[-1], o.dtype)
 
 
 class OutputFeedback(Module):

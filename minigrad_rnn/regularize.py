@@ -12,6 +12,7 @@ from minigrad import arguments, tree
 from minigrad.functional import dropout
 from minigrad.nn import Module
 from minigrad_rnn.cells import LSTMCell
+from minigrad_rnn.randomness import row_shape, sample_keys
 
 
 class VariationalDropout(Module):
@@ -32,9 +33,10 @@ class VariationalDropout(Module):
     def initial_state(self, batch: int) -> tuple[Any, mg.Tensor]:
         """The cell's own, and new keys."""
         state = self.cell.initial_state(batch)
-        with mg.use_backend(tree.flatten(state)[0][0].backend):
-            rows = mg.arange(batch)
-            return state, mg.random.next_key().fold(rows).words
+        home = tree.flatten(state)[0][0].backend
+        with mg.use_backend(home):
+            keys = sample_keys() or mg.random.next_key().fold(mg.arange(batch))
+        return state, keys.words.to(home)
 
     def __call__(self, x: Any, state: tuple[Any, mg.Tensor]) -> tuple[Any, tuple[Any, mg.Tensor]]:
         inner, words = state
@@ -80,7 +82,8 @@ class Zoneout(Module):
         if not self.training:
             return p * old + (1 - p) * new
         with mg.use_backend(new.backend):
-            return mg.where(mg.random.bernoulli(None, new.shape, p), old, new)
+            key = sample_keys()
+            return mg.where(mg.random.bernoulli(key, row_shape(key, new), p), old, new)
 
 
 class RecurrentDropoutLSTMCell(LSTMCell):
@@ -99,7 +102,7 @@ class RecurrentDropoutLSTMCell(LSTMCell):
         h, c = state
         self.check_shapes(x, h, c)
         i, f, g, o = mg.split(self.preactivations(x, h), 4, axis=-1)
-        g = dropout(mg.tanh(g), self.dropout, training=self.training)
+        g = dropout(mg.tanh(g), self.dropout, sample_keys(), self.training)
         c = mg.sigmoid(f) * c + mg.sigmoid(i) * g
         h = mg.sigmoid(o) * mg.tanh(c)
         return h, (h, c)

@@ -9,6 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import arguments, tree
+from minigrad_rnn.randomness import drawing_for, sample_numbers, step_keys
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 BLANK = False  # stands in the padding: zero, in the dtype of whatever stands beside it
@@ -24,6 +25,7 @@ def unroll(
     mask: Any = None,
     resets: Any = None,
     reverse: bool = False,
+    ids: Any = None,
 ) -> tuple[Any, Any]:
     """Run a cell over a sequence: y(t), s(t) = cell(x(t), s(t-1)); returns (ys, last state).
 
@@ -34,33 +36,47 @@ def unroll(
     padding reaches a value or a gradient; the state returned is after each row's last real step.
     resets (T, B) bool: before step t these rows take initial_state's; at a masked step a reset does
     nothing either. reverse: each row from its last real step to its first, ys in the given order.
+    ids (B,) integers: the samples' numbers. What the cell draws at random for a sample (dropout,
+    zoneout, a noisy state) then depends on its number and step, not on its row, on the rest of the
+    batch or on padding. A cell of your own draws with the keys of `randomness.sample_keys()`.
     Tensors among lengths, mask and resets stay tensors, inputs of a captured function as xs is;
     there a length above T counts as T, because only lengths that can be read are checked.
     Raises ShapeError and ValueError for sequences, masks, lengths and states that do not fit.
     """
     leaves = [x for x in tree.flatten(xs)[0] if x is not None]
     T, B = _extent(leaves, steps, state)
-    if state is None:
-        state = _initial_state(cell, B)
-    elif leaves and hasattr(cell, "initial_state"):
-        _check_state(cell, state, B)
+    samples = sample_numbers(ids, B, _backend(leaves, state))
+    with drawing_for(samples and samples.fold(0)):
+        if state is None:
+            state = _initial_state(cell, B)
+        elif leaves and hasattr(cell, "initial_state"):
+            _check_state(cell, state, B)
+        start = _initial_state(cell, B) if resets is not None else None
     home = _backend(leaves, state)
     xs = tree.map(lambda x: _tensor(x, home), xs)
     keep = real_steps(T, B, lengths, mask, home)
     anew = step_flags(resets, T, B, "resets", home)
     if anew is not None and keep is not None:
         anew = anew & keep
-    start = _initial_state(cell, B) if anew is not None else None
+    keys = step_keys(samples, T, keep, home)
+    words = [None] * T if keys is None else mg.unstack(keys.words)
     inputs = _inputs(xs, T)
+
+    def step(x: Any, state: Any, row_words: Any) -> tuple[Any, Any]:
+        if row_words is None:
+            return cell(x, state)
+        with drawing_for(mg.random.Key(row_words)):
+            return cell(x, state)
+
     ys: list[Any] = [None] * T
     for t in reversed(range(T)) if reverse else range(T):
         x = inputs[t]
         if anew is not None:
             state = _choose(anew[t], start, state)
         if keep is None:
-            ys[t], state = cell(x, state)
+            ys[t], state = step(x, state, words[t])
         else:
-            y, new = cell(_choose(keep[t], x, BLANK), state)
+            y, new = step(_choose(keep[t], x, BLANK), state, words[t])
             ys[t], state = _choose(keep[t], y, BLANK), _choose(keep[t], new, state)
     if T == 0:
         return _no_outputs(cell, xs, state), state
