@@ -15,9 +15,14 @@ __all__ = ["NAMES", "Bar", "Experiment", "find"]
 NAMES = (
     "adding",
     "cliff",
+    "copying",
     "gradient_norms",
+    "gru_lstm",
     "hidden_bit",
     "output_recurrence",
+    "recall",
+    "temporal_order",
+    "time_scales",
 )
 
 
