@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -68,7 +69,7 @@ def experiment(options: argparse.Namespace) -> int:
     try:
         _run(asked, todo, options.quick, results, store)
     except KeyboardInterrupt:
-        again = " ".join([program(), "experiment", *sys.argv[2:]])
+        again = " ".join([*program(), shlex.join(sys.argv[1:])])
         kept = sum((v, s) in results for v in asked.variants for s in seeds)
         print(f"\nstopped   {path} holds {kept} of {len(asked.variants) * len(seeds)} results")
         print(f"next\n  {again}")

@@ -338,19 +338,19 @@ class _Run:
             same += ["--text", self.options.text]
         if self.path != Path(DEFAULT_MODEL):
             same += ["--save" if command == "train" else "--model", str(self.path)]
-        backend = os.environ.get("MINIGRAD_BACKEND")
-        chosen = [f"MINIGRAD_BACKEND={shlex.quote(backend)}"] if backend and os.name != "nt" else []
-        return " ".join([*chosen, *program(), shlex.join([command, *same, *words])])
+        return " ".join([*program(), shlex.join([command, *same, *words])])
 
 
 def program() -> list[str]:
-    """How this command was called, so that it can be called again."""
+    """How this command was called, so that it can be called again on the same backend."""
     called, name = sys.argv[0], "minigrad-rnn"
+    backend = os.environ.get("MINIGRAD_BACKEND")
+    chosen = [f"MINIGRAD_BACKEND={shlex.quote(backend)}"] if backend and os.name != "nt" else []
     if Path(called).stem != name:
-        return [shlex.quote(sys.executable), "-m", "minigrad_rnn.cli"]
+        return [*chosen, shlex.quote(sys.executable), "-m", "minigrad_rnn.cli"]
     found = shutil.which(name)
     same = found is not None and os.path.exists(called) and os.path.samefile(found, called)
-    return [name if same else shlex.quote(called)]
+    return [*chosen, name if same else shlex.quote(called)]
 
 
 def duration(seconds: float) -> str:

@@ -91,7 +91,10 @@ def omega(
     count. Both results are recorded: (L + weight * Omega).backward() trains with both.
     loss(ys) is a number, from ys (T, B, ...), where each y is a part of the state, as h is.
     mode "exact" differentiates Omega through everything, g(t) included; "approximate" as published:
-    g(t) and s(t-1) count as constants.
+    g(t) and s(t-1) count as constants. That much the authors' own program confirms, RNN.py of
+    github.com/pascanur/trainingRNNs. It differs in that tanh' is constant as well (in the paper's
+    form, s' = tanh(s) W + ..., that is the same), in squaring both norms, in dividing by the number
+    of steps that count, and in adding the gradient to that of the recurrent weights alone.
     """
     if mode not in MODES:
         raise ValueError(f"mode={mode!r}: give one of {', '.join(map(repr, MODES))}")

@@ -103,6 +103,13 @@ EDITS = (
     ),
     Edit("A5", CELLS, "h @ self.Wh\n", "h @ Parameter(self.Wh)\n", "each step copies the weight"),
     Edit(
+        "A6",
+        UNROLLING,
+        "ys[t], state = cell(x, state)",
+        "ys[t], state = cell(x, tree.map(lambda s: 0.7 * s, state))",
+        "the state fades",
+    ),
+    Edit(
         "A7",
         SWEEP,
         'order = sorted(seen, key=attrgetter("id"), reverse=True)',
@@ -307,6 +314,13 @@ EDITS = (
         "c, n = f * c + i * mg.tanh(z), f * n + i",
         "c, n = f * c + i * mg.tanh(z), n + i",
         "an sLSTM's normaliser forgets nothing",
+    ),
+    Edit(
+        "E7",
+        CELLS,
+        "h = n + z * (h - n)",
+        "h = n + 0.7 * z * (h - n)",
+        "the GRU's memory fades",
     ),
     Edit(
         "F2",

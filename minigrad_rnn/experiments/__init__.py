@@ -15,8 +15,10 @@ __all__ = ["NAMES", "Bar", "Experiment", "find"]
 NAMES = (
     "adding",
     "cliff",
+    "copying",
     "dates",
     "gradient_norms",
+    "gru_lstm",
     "hidden_bit",
     "language_vectors",
     "listops",
@@ -24,6 +26,8 @@ NAMES = (
     "output_recurrence",
     "recall",
     "reversal",
+    "temporal_order",
+    "time_scales",
     "translation",
     "zero_shot",
 )

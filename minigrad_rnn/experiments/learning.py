@@ -90,17 +90,17 @@ def exact(model: Any, batches: Sequence[Batch]) -> float:
 
 
 def open_gates(cell: Any, lag: int) -> Any:
-    """Let the gates of an LSTM or GRU begin with memories of 1 to `lag` steps; other cells as is.
+    """Let the gates of an LSTM or GRU begin with memories of up to `lag` steps; others as they are.
 
-    A gate of bias log(u - 1) keeps 1 - 1/u of its state: a memory of u steps, u uniform over
-    2, ..., lag (Tallec and Ollivier 2018, eq 16, "chrono").
+    A gate that keeps 1 - 1/u of a state has a memory of u steps: b = log(u - 1) of the LSTM's
+    forget gate, its negative of the input gate, and of the GRU's z, with u uniform over [2, lag]
+    (Tallec and Ollivier 2018, the "chrono" initialisation).
     """
     if isinstance(cell, (LSTMCell, GRUCell)):
         u = 2 + (lag - 2) * mg.random.uniform(None, cell.H).numpy()
-        b = cell.b.numpy().reshape(cell.gates, cell.H).copy()
-        keep = np.log(u - 1)
-        b[1] = keep  # f, or z
+        gates = cell.b.numpy().reshape(cell.gates, cell.H).copy()
+        gates[1] = np.log(u - 1)
         if isinstance(cell, LSTMCell):
-            b[0] = -keep  # i
-        cell.b.assign(b.reshape(-1))
+            gates[0] = -gates[1]
+        cell.b.assign(gates.reshape(-1))
     return cell

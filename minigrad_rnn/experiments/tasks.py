@@ -52,14 +52,16 @@ def recall(key: mg.random.Key, lag: int, B: int) -> Batch:
     return one_hot(shown, 2 * SYMBOLS), symbols[:1]
 
 
-def copying(key: mg.random.Key, lag: int, B: int, length: int = 3) -> Batch:
-    """Repeat the first symbols `lag` steps later: (lag + length, B, n + 2) and (length, B).
+def copying(key: mg.random.Key, lag: int, B: int, length: int = 2) -> Batch:
+    """Repeat the first symbols `lag` steps later: (lag + length, B, n + 1 + length), (length, B).
 
-    Between there are blanks, and while it is asked a mark (Hochreiter and Schmidhuber 1997).
+    Between there are blanks; while it is asked, a mark says which one (after Hochreiter and
+    Schmidhuber 1997, whose net has one mark for all).
     """
     symbols = integers(key.fold(0), SYMBOLS, (length, B))
-    blanks, marks = np.full((lag - length, B), SYMBOLS), np.full((length, B), SYMBOLS + 1)
-    return one_hot(np.concatenate([symbols, blanks, marks]), SYMBOLS + 2), symbols
+    blanks = np.full((lag - length, B), SYMBOLS)
+    marks = np.repeat(SYMBOLS + 1 + np.arange(length)[:, None], B, axis=1)
+    return one_hot(np.concatenate([symbols, blanks, marks]), SYMBOLS + 1 + length), symbols
 
 
 def temporal_order(key: mg.random.Key, T: int, B: int) -> Batch:
