@@ -19,7 +19,7 @@ def test_pairs_of_all_axes(backend, combination):
 @pytest.mark.parametrize("backend", ["numpy"], indirect=True)
 @pytest.mark.parametrize("cell", AXES["cell"])
 def test_the_whole_product(backend, cell):
-    """A quarter of an hour; other backends, which networks reach through ops alone, have pairs."""
+    """Twenty minutes; other backends, which networks reach through ops alone, have the pairs."""
     done = set()
     for combination in whole():
         if combination[0] == cell:
