@@ -50,6 +50,11 @@ class CharacterModel(Module):
         hs, state = unroll(self.cells, self.embedding(self.here(ids)), state)
         return self.readout(hs), state  # one product over all steps
 
+    def step(self, ids: Any, state: Any) -> tuple[mg.Tensor, Any]:
+        """One step, (B,) to (B, V): what beam search and Sequences take."""
+        logits, state = self(self.here(ids).reshape(1, -1), state)
+        return logits[0], state
+
 
 @contextlib.contextmanager
 def evaluating(model: Module) -> Iterator[None]:

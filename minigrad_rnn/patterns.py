@@ -65,6 +65,20 @@ class Readout(Module):
         return self.layer(h), state
 
 
+class Embedded(Module):
+    """A cell with an input layer inside: the cell sees layer(x), an embedding for instance."""
+
+    def __init__(self, layer: Callable[[Any], Any], cell: Any) -> None:
+        self.layer, self.cell = layer, cell
+
+    def initial_state(self, batch: int) -> Any:
+        """The cell's own."""
+        return self.cell.initial_state(batch)
+
+    def __call__(self, x: Any, state: Any) -> tuple[Any, Any]:
+        return self.cell(self.layer(x), state)  # type: ignore[no-any-return]
+
+
 def each_frame(network: Callable[[mg.Tensor], mg.Tensor], xs: mg.Tensor) -> mg.Tensor:
     """network of every frame of xs (T, B, ...), the same for all, in one call on (T*B, ...)."""
     T, B, *frame = xs.shape

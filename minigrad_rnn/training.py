@@ -321,7 +321,8 @@ class Checkpoint(Schedule):
 
     At most `memory` steps are held at once: states at the beginnings of segments, and the recorded
     steps of the segment that backward is in; all else is computed again, with the same random
-    numbers. The gradients of `parameters` are BPTT's to the bit, if the loss has none of its own.
+    numbers. The gradients of `parameters` are BPTT's to the bit, if the loss has none of its own;
+    to rounding where a cell indexes a parameter, p[0], whose uses add up row by row first.
     """
 
     memory: int

@@ -53,6 +53,7 @@ SWEEP, ELEMENTWISE = "minigrad/sweep.py", "minigrad/ops/elementwise.py"
 PATTERNS, TRAINING, LANDSCAPES, VANISHING = (
     f"minigrad_rnn/{name}.py" for name in ("patterns", "training", "landscapes", "vanishing")
 )
+LIKELIHOOD, DECODE = "minigrad_rnn/likelihood.py", "minigrad_rnn/decode.py"
 FUNCTIONAL, PRODUCTS = "minigrad/functional.py", "minigrad/ops/linalg.py"
 
 EDITS = (
@@ -199,6 +200,7 @@ EDITS = (
         "what is fed back says nothing",
     ),
     Edit("B11", COMPOSE, "resets=turned, reverse=True", "resets=turned", "both run forwards"),
+    Edit("B11", COMPOSE, "(last, reset)", "(reset, reset)", "backwards, resets come a step early"),
     Edit(
         "B12",
         PATTERNS,
@@ -314,6 +316,69 @@ EDITS = (
     ),
     Edit("F4", DEPTH, "x = x + block(x)", "x = block(x)", "a residual network without residuals"),
     Edit("F1", COMPOSE, "list(cells)", "list(cells)[::-1]", "a stack stands on its head"),
+    Edit(
+        "G1",
+        LIKELIHOOD,
+        "prefix = prefix * self.k + 1 + y",
+        "prefix = y + 1",
+        "the fit counts by the last symbol alone",
+    ),
+    Edit(
+        "G2",
+        LIKELIHOOD,
+        "whole[missing] = values.T",
+        "whole[missing] = values.T[::-1]",
+        "the missing values are put back in reverse",
+    ),
+    Edit(
+        "G3",
+        LIKELIHOOD,
+        "mg.sum(mg.where(real, go, 0), axis=0), end",
+        "mg.sum(go, axis=0), end",
+        "a score counts the padding",
+    ),
+    Edit(
+        "G4",
+        LIKELIHOOD,
+        "keys.fold(t + 1)",
+        "keys.fold(t // 2 + 1)",
+        "two steps draw with one key",
+    ),
+    Edit(
+        "G5",
+        LIKELIHOOD,
+        "stop = output.log_density(o, mg.full_like(y, self.end))",
+        "stop = 0 * output.log_density(o, mg.full_like(y, self.end))",
+        "the end symbol is not scored",
+    ),
+    Edit(
+        "G6",
+        LIKELIHOOD,
+        "output.log_density(o[..., 1:], y) - F.softplus(a)",
+        "output.log_density(o[..., 1:], y)",
+        "going on costs nothing",
+    ),
+    Edit(
+        "G7",
+        LIKELIHOOD,
+        "share = remaining.astype(u.dtype) / self.L",
+        "share = 0 * remaining.astype(u.dtype) / self.L",
+        "the model is not told how much remains",
+    ),
+    Edit(
+        "H3",
+        DECODE,
+        "((5 + length) / 6) ** alpha",
+        "(5 + length) ** alpha / 6",
+        "the length penalty is raised before it is divided",
+    ),
+    Edit(
+        "H3",
+        DECODE,
+        "rows(state, places)",
+        "state",
+        "beam search does not reorder the state",
+    ),
 )
 
 

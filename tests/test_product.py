@@ -10,23 +10,24 @@ PAIRWISE = pairwise()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("combination", PAIRWISE, ids=", ".join)
+@pytest.mark.parametrize("combination", PAIRWISE, ids="; ".join)
 def test_pairs_of_all_axes(backend, combination):
     check(combination)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["numpy"], indirect=True)
 @pytest.mark.parametrize("cell", AXES["cell"])
 def test_the_whole_product(backend, cell):
-    done = 0
+    """A quarter of an hour; other backends, which networks reach through ops alone, have pairs."""
+    done = set()
     for combination in whole():
         if combination[0] == cell:
             try:
-                check(combination)
+                check(combination, done)
             except Exception as error:
-                error.add_note(", ".join(combination))
+                error.add_note("; ".join(combination))
                 raise
-            done += 1
     assert done
 
 

@@ -225,6 +225,7 @@ def check(wiring: str, seeds: range) -> None:
             raise
 
 
+@pytest.mark.lecture("B11", "ragged")
 @pytest.mark.parametrize("wiring", WIRINGS)
 def test_a_few_ragged_batches_are_runs_of_their_rows(backend, wiring):
     check(wiring, range(FIRST))
