@@ -118,13 +118,13 @@ def remember(score: Any, values: mg.Tensor, *, lengths: Any = None, mask: Any = 
     if values.ndim != 3:
         raise mg.ShapeError(f"attention: values are (Tx, B, N), not {tuple(values.shape)}")
     Tx, B, _ = values.shape
-    flags = real_steps(Tx, B, lengths, mask)
     home = values.backend
+    flags = real_steps(Tx, B, lengths, mask, home)
     values = mg.transpose(values, (1, 0, 2))
     if flags is None:
         real = mg.ones((B, Tx), "bool", backend=home)
     else:
-        real = mg.Tensor(flags.T.copy(), backend=home)
+        real = mg.transpose(flags, (1, 0))
         values = mg.where(mg.expand_dims(real, -1), values, 0)
     blank = mg.zeros((B, Tx), values.dtype, backend=home)
     return Memory(score.keys(values), values, real, blank, blank)

@@ -329,8 +329,8 @@ class Sequences(Module):
         with mg.use_backend(parts[0].backend) if parts else contextlib.nullcontext():
             ys, start = F.tensor(ys), self.output.start(B) if start is None else F.tensor(start)
             real = real_steps(T, B, lengths, None)
-            n = np.full(B, T) if real is None else real.sum(axis=0)
-            return ys, mg.Tensor(n, dtype="int64"), state, start.astype(ys.dtype)
+            n = mg.full(B, T) if real is None else mg.sum(real, axis=0)
+            return ys, n.astype("int64"), state, start.astype(ys.dtype)
 
     def _terms(
         self, ys: mg.Tensor, n: mg.Tensor, tau: mg.Tensor, state: Any, start: mg.Tensor

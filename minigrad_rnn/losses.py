@@ -49,15 +49,16 @@ def ctc(
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r}: give 'mean', 'sum' or 'none'")
     S = labels.shape[0]
-    real, given = real_steps(T, B, lengths, None), real_steps(S, B, target_lengths, None)
-    counts = np.full(B, S) if given is None else given.sum(axis=0)
+    real = real_steps(T, B, lengths, None, home)
+    given = real_steps(S, B, target_lengths, None, home)
+    counts = mg.full(B, S, backend=home) if given is None else mg.sum(given, axis=0)
     if real is not None:
-        logits = mg.where(mg.Tensor(real[:, :, None], backend=home), logits, 0)
+        logits = mg.where(mg.expand_dims(real, -1), logits, 0)
 
     # l', the targets with a blank before, between and after them, (B, 2S + 1)
     labels = mg.where((labels < 0) | (labels == blank), V, labels)  # out of range, both of them
     if given is not None:
-        labels = mg.where(mg.Tensor(given, backend=home), labels, blank)
+        labels = mg.where(given, labels, blank)
     pairs = mg.stack([labels.T, mg.full_like(labels.T, blank)], axis=-1).reshape(B, 2 * S)
     extended = mg.pad(pairs, ((0, 0), (1, 0)), blank)
     before = mg.pad(extended, ((0, 0), (2, 0)), blank)[:, :-2]
@@ -76,11 +77,11 @@ def ctc(
         past = mg.where(may_skip, padded[:, :-2], IMPOSSIBLE)
         return (), mg.logsumexp(mg.stack([alpha, padded[:, 1:-1], past]), axis=0) + log_y
 
-    place, end = np.arange(2 * S + 1), 2 * counts[:, None]
-    start = np.where(place == 0, 0.0, np.full((B, 1), IMPOSSIBLE))  # before the first blank
-    alpha = mg.Tensor(start, dtype=logits.dtype, backend=home)
+    place, end = mg.arange(2 * S + 1, backend=home), 2 * mg.expand_dims(counts, -1)
+    nothing = mg.zeros((B, 2 * S + 1), dtype=logits.dtype, backend=home)
+    alpha = mg.where(place == 0, nothing, IMPOSSIBLE)  # before the first blank
     _, alpha = unroll(forward, emitted, alpha, lengths=lengths)
-    last = mg.Tensor((place == end) | (place == end - 1), backend=home)
+    last = (place == end) | (place == end - 1)
     log_p = mg.logsumexp(mg.where(last, alpha, IMPOSSIBLE), axis=-1)
     losses = mg.where(log_p < 0.5 * IMPOSSIBLE, float("inf"), -log_p)
     return REDUCTIONS[reduction](losses)
@@ -94,7 +95,7 @@ def best_path(logits: mg.Tensor, *, lengths: Any = None, blank: int = 0) -> list
     T, B, _ = _frames("best_path", logits, blank)
     real = real_steps(T, B, lengths, None)
     paths = mg.argmax(logits, axis=-1).numpy()
-    counts = np.full(B, T) if real is None else real.sum(axis=0)
+    counts = np.full(B, T) if real is None else real.numpy().sum(axis=0)
     rows = [paths[:n, b].tolist() for b, n in enumerate(counts)]
     return [
         [s for t, s in enumerate(row) if s != blank and (t == 0 or s != row[t - 1])] for row in rows

@@ -209,8 +209,7 @@ class MemoryNetwork(Module):
                 f"MemoryNetwork: facts (N, B, D) and a query (B, {self.embed[0].shape[1]}) are "
                 f"needed, not {tuple(facts.shape)} and {tuple(query.shape)}"
             )
-        real = real_steps(*facts.shape[:2], lengths, None)
-        valid = None if real is None else mg.Tensor(real, backend=facts.backend)
+        valid = real_steps(*facts.shape[:2], lengths, None, facts.backend)
         if valid is not None:
             facts = mg.where(mg.expand_dims(valid, -1), facts, 0)
         embedded = [facts @ E for E in self.embed]
