@@ -44,10 +44,10 @@ LISTS = ("stack", "concatenate")  # ops whose number of operands may follow
 def stretch(graph: Graph, T: int) -> Graph:
     """The graph as captured for T steps in place of those that its longest outer loop goes along.
 
-    Sizes follow where the loop's items, shape rules and means ask for it; of what is taken by its
-    number, the first half counts from the start and the second from the end. Raises GraphError
-    where there is no loop, where values would be needed that the graph does not hold (a mask's
-    further rows), and where T leaves no room for the iterations at the ends that stand alone.
+    Sizes follow where the loop's items, shape rules and means ask for it; what is taken by its
+    number counts from the end it is near. Raises GraphError where there is no loop, where values
+    would be needed that the graph does not hold (a mask's further rows), where too few steps were
+    captured to tell the ends apart, and where T leaves no room for them.
     """
     if T < 1:
         raise GraphError(f"a sequence of {T} steps")
@@ -107,7 +107,11 @@ class _Group:
     before: dict[int, Operand] = field(default_factory=dict)  # of iterations before the first
 
     def place(self, p: int) -> int:
-        """The number that the p-th has now: in the second half it counts from the end."""
+        """The number that the p-th has now: near the end it counts from there."""
+        if self.old == len(self.new):
+            return p
+        if min(p, self.old - 1 - p) > self.old // 4:
+            raise GraphError(f"item {p} of {self.old} is near neither end; {MORE}")
         return p if 2 * p < self.old else len(self.new) - (self.old - p)
 
     def at(self, p: int) -> Operand:
