@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter as Counted
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -71,7 +72,7 @@ def stretch(graph: Graph, T: int) -> Graph:
             _Attempt(graph, length, length + PROBE, follows).graph()
         except _Again:
             continue
-        return verify(_Attempt(graph, length, T, follows).graph())
+        return verify(_Attempt(graph, length, T, follows, settled=True).graph())
     raise GraphError("sizes of the graph follow its length in no way that can be told")
 
 
@@ -129,8 +130,10 @@ def _too_short() -> GraphError:
 class _Attempt:
     """The graph at another length, as far as it is known what follows."""
 
-    def __init__(self, graph: Graph, length: int, T: int, follows: Follows) -> None:
-        self.old, self.length, self.T = graph, length, T
+    def __init__(
+        self, graph: Graph, length: int, T: int, follows: Follows, settled: bool = False
+    ) -> None:
+        self.old, self.length, self.T, self.settled = graph, length, T, settled
         self.known, self.follows = dict(follows), follows  # what is found out is for the next
         self.new: dict[Operand, Operand] = {}
         self.groups: dict[Operand, tuple[_Group, int]] = {}
@@ -196,6 +199,18 @@ class _Attempt:
             i = j
         return found
 
+    def filled(self, items: Sequence[Operand], found: list[Operand]) -> list[Operand]:
+        """A list with an entry for (almost) each step has one operand again and again for those
+        that fed nothing, a gradient of 0: it is there as often as there are steps left."""
+        often, count = Counted(items).most_common(1)[0]
+        more = self.T - self.length + len(items) - len(found)
+        if abs(len(items) - self.length) > 2 or not more or count < 2:
+            return found
+        if count + more < 0:
+            raise _too_short()
+        place = found.index(self.find(often))
+        return [*found[:place], *[found[place]] * (count + more), *found[place + count :]]
+
     # steps
 
     def steps(self, steps: Iterable[Step]) -> list[Step]:
@@ -208,6 +223,8 @@ class _Attempt:
         self.makers.update(dict.fromkeys(step.outputs, step))
         listed = step.op.name in LISTS
         operands = self.series(step.operands) if listed else list(map(self.find, step.operands))
+        if step.op.name == "stack":
+            operands = self.filled(step.operands, operands)
         if step.op.name == "divide" and isinstance(operands[1], int):  # by the count of a mean
             operands[1] = self.counts.get(operands[1], operands[1])
         static = self.static(step)
@@ -217,6 +234,8 @@ class _Attempt:
             raise _Again
         if step.op.name == "sum":
             self.count(step, spec_of(operands[0]))
+        if step.op.name == "unstack" and len(specs) == self.length != self.T and self.settled:
+            raise GraphError(f"nothing tells whether {len(specs)} items are the steps; {MORE}")
         outputs = [Value(spec, step.outputs[0].name) for spec in specs]
         if step.op.outputs:
             group = _Group(len(step.outputs), outputs)
