@@ -186,6 +186,45 @@ def test_every_cell_of_the_catalogue_at_every_length(name):
     stretches(backward(cell), lambda T: (inputs(T),), 16, range(least, 21))
 
 
+def random_program(rng):
+    """A recurrence along xs at random, and what is made of its outputs, forward or back."""
+    kinds = rng.integers(5, size=rng.integers(1, 4))
+    operands = rng.integers(1, 8, size=(len(kinds), 2))
+    end = rng.integers(3)
+
+    def f(xs):
+        made, outs = [mg.tanh(xs[0] * 0.5)] * 8, []
+        for x in xs:
+            for kind, (p, q) in zip(kinds, operands, strict=True):
+                a, b = made[-p], made[-q]
+                made.append([a + b, a * x, mg.tanh(a + x), mg.where(a > 0, b, x), a * b][kind])
+            outs.append(made[-1])
+        ys = mg.stack(outs)
+        if end == 0:
+            return mg.mean(ys), mg.pullback(mg.mean(ys), [xs])
+        if end == 1:
+            return ys[-1], ys[1:] - ys[:-1], outs[2], outs[-3]
+        return mg.sum(ys / len(ys), axis=0), mg.concatenate([ys, xs])
+
+    return f
+
+
+def test_random_programs_are_right_or_refused():
+    outcomes = []
+    for seed in range(6):
+        f = random_program(rng_of(seed))
+        folded = mg.fold(f, leaf(rng_of(seed).normal(size=(16, 3))))
+        for T in (9, 20):
+            try:
+                found = mg.unfold(folded, T)
+            except GraphError:
+                outcomes.append(False)
+                continue
+            assert isomorphic(found, capture(f, leaf(rng_of(seed).normal(size=(T, 3)))).graph)
+            outcomes.append(True)
+    assert sum(outcomes) > len(outcomes) / 2
+
+
 # --- what has no other length -------------------------------------------------------------------
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter as Counted
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from minigrad.graph.ir import (
     map_static,
     spec_of,
 )
+from minigrad.graph.sizes import Size, continued, integers, more_constants, with_sizes
 from minigrad.graph.skeleton import fresh
 from minigrad.op import REGISTRY, Static
 from minigrad.spec import Spec
@@ -71,7 +73,7 @@ def stretch(graph: Graph, T: int) -> Graph:
             _Attempt(graph, length, length + PROBE, follows).graph()
         except _Again:
             continue
-        return verify(_Attempt(graph, length, T, follows).graph())
+        return verify(_Attempt(graph, length, T, follows, settled=True).graph())
     raise GraphError("sizes of the graph follow its length in no way that can be told")
 
 
@@ -89,13 +91,6 @@ Follows = dict[tuple[Any, int], int]
 
 class _Again(Exception):
     """Something more follows the length than was known."""
-
-
-class Size(NamedTuple):
-    """An axis of an operand."""
-
-    operand: int
-    axis: int
 
 
 @dataclass(eq=False)
@@ -129,8 +124,10 @@ def _too_short() -> GraphError:
 class _Attempt:
     """The graph at another length, as far as it is known what follows."""
 
-    def __init__(self, graph: Graph, length: int, T: int, follows: Follows) -> None:
-        self.old, self.length, self.T = graph, length, T
+    def __init__(
+        self, graph: Graph, length: int, T: int, follows: Follows, settled: bool = False
+    ) -> None:
+        self.old, self.length, self.T, self.settled = graph, length, T, settled
         self.known, self.follows = dict(follows), follows  # what is found out is for the next
         self.new: dict[Operand, Operand] = {}
         self.groups: dict[Operand, tuple[_Group, int]] = {}
@@ -157,7 +154,7 @@ class _Attempt:
             return Value(Spec(shape, value.spec.dtype), value.name)
         host = value.constant.numpy()
         for axis, n in enumerate(shape):
-            host = _continued(host, axis, n)
+            host = continued(host, axis, n)
         made = Tensor(host, backend=value.constant.backend)
         return Value(Spec(shape, value.spec.dtype), value.name, made)
 
@@ -196,6 +193,18 @@ class _Attempt:
             i = j
         return found
 
+    def filled(self, items: Sequence[Operand], found: list[Operand]) -> list[Operand]:
+        """A list with an entry for (almost) each step has one operand again and again for those
+        that fed nothing, a gradient of 0: it is there as often as there are steps left."""
+        often, count = Counted(items).most_common(1)[0]
+        more = self.T - self.length + len(items) - len(found)
+        if abs(len(items) - self.length) > 2 or not more or count < 2:
+            return found
+        if count + more < 0:
+            raise _too_short()
+        place = found.index(self.find(often))
+        return [*found[:place], *[found[place]] * (count + more), *found[place + count :]]
+
     # steps
 
     def steps(self, steps: Iterable[Step]) -> list[Step]:
@@ -208,6 +217,8 @@ class _Attempt:
         self.makers.update(dict.fromkeys(step.outputs, step))
         listed = step.op.name in LISTS
         operands = self.series(step.operands) if listed else list(map(self.find, step.operands))
+        if step.op.name == "stack":
+            operands = self.filled(step.operands, operands)
         if step.op.name == "divide" and isinstance(operands[1], int):  # by the count of a mean
             operands[1] = self.counts.get(operands[1], operands[1])
         static = self.static(step)
@@ -217,6 +228,8 @@ class _Attempt:
             raise _Again
         if step.op.name == "sum":
             self.count(step, spec_of(operands[0]))
+        if step.op.name == "unstack" and len(specs) == self.length != self.T and self.settled:
+            raise GraphError(f"nothing tells whether {len(specs)} items are the steps; {MORE}")
         outputs = [Value(spec, step.outputs[0].name) for spec in specs]
         if step.op.outputs:
             group = _Group(len(step.outputs), outputs)
@@ -295,7 +308,7 @@ class _Attempt:
         trips = max(lengths, default=self.grown(loop.trips, loop, 0))
         for i, indexed in enumerate(loop.indexed):
             if known[i]:
-                items[i] = _more_constants(items[i], trips)
+                items[i] = more_constants(items[i], trips)
             elif len(items[i]) != trips:
                 self.more_items(indexed, trips - len(items[i]))
                 raise _Again
@@ -336,7 +349,7 @@ class _Attempt:
         changed = {self.length: self.T}
         for x, now in zip(step.operands, operands, strict=False):
             changed.update({n: m for n, m in zip(spec_of(x).shape, spec_of(now).shape) if n != m})
-        numbers = _integers(static)
+        numbers = integers(static)
         for (i, leaf), (n, m) in itertools.product(enumerate(numbers), changed.items()):
             other = leaf // n * m if n > 1 else leaf
             if leaf == other // m * n and self.shapes(step, specs, self.static(step, {i: other})):
@@ -348,7 +361,7 @@ class _Attempt:
             if n in changed
         ]
         for some in [*([each] for each in stale), stale]:
-            if some and self.shapes(step, _with(specs, some), static):
+            if some and self.shapes(step, with_sizes(specs, some), static):
                 for size, m in some:
                     self.resize(step.operands[size.operand], size.axis, m)
                 return None
@@ -399,16 +412,16 @@ class _Attempt:
             at for at, _ in equal if at.axis - len(specs[at.operand].shape) == axis - len(wanted)
         ]
         choices = [*([each] for each in equal), [(at, size) for at in places], equal]
-        numbers = _integers(static)
-        for integers in ({}, *({i: size} for i, leaf in enumerate(numbers) if leaf == old)):
-            other = self.static(step, integers)
+        numbers = integers(static)
+        for changed in ({}, *({i: size} for i, leaf in enumerate(numbers) if leaf == old)):
+            other = self.static(step, changed)
             for some in (*choices, []):
-                if agrees(_with(specs, some), other):
-                    for i in integers:
+                if agrees(with_sizes(specs, some), other):
+                    for i in changed:
                         self.follow(step, i, old, size)
                     return self.resize_all(step, some)
         for at, n in sorted(sizes, key=lambda each: abs(each[1] - old)):
-            if agrees(_with(specs, [(at, n + size - old)]), static):
+            if agrees(with_sizes(specs, [(at, n + size - old)]), static):
                 return self.resize_all(step, [(at, n + size - old)])
         raise GraphError(f"{describe(step)}: its size {old} does not follow the length; {MORE}")
 
@@ -440,49 +453,3 @@ def _value(x: Operand) -> Value:
 
 def _is_constant(x: Operand) -> bool:
     return not isinstance(x, Value) or x.constant is not None
-
-
-def _integers(static: Static) -> list[int]:
-    found: list[int] = []
-    map_static(lambda leaf: found.append(leaf) if leaf.__class__ is int else None, static)
-    return found
-
-
-def _with(specs: Sequence[Spec], sizes: Iterable[tuple[Size, int]]) -> list[Spec]:
-    """Specs with some sizes replaced."""
-    shapes = [list(spec.shape) for spec in specs]
-    for at, n in sizes:
-        shapes[at.operand][at.axis] = n
-    return [Spec(tuple(shape), spec.dtype) for shape, spec in zip(shapes, specs, strict=True)]
-
-
-def _continued(values: np.ndarray, axis: int, n: int) -> np.ndarray:
-    """Evenly spaced values along an axis, as many as asked for."""
-    size = values.shape[axis]
-    if size == n:
-        return values
-    first = values.take([0], axis)
-    if (values == first).all():
-        return np.repeat(first, n, axis)
-    step = values.take([1], axis) - first if values.dtype.kind in "if" else None
-    shape = [1] * values.ndim
-    shape[axis] = -1
-    if step is None or (first + step * np.arange(size).reshape(shape) != values).any():
-        raise GraphError(f"a constant has values for {size} steps and no others, as a mask has")
-    continued: np.ndarray = (first + step * np.arange(n).reshape(shape)).astype(values.dtype)
-    return continued
-
-
-def _more_constants(items: list[Operand], n: int) -> list[Operand]:
-    """Evenly spaced constants of a loop's iterations, as many as asked for, to the same end."""
-    if len(items) == n:
-        return items
-    first = items[0]
-    if not isinstance(first, Value) or first.constant is None:
-        raise GraphError(f"there are {len(items)} numbers for a loop, and no more")
-    values = np.stack([x.constant.numpy() for x in items])  # type: ignore[union-attr]
-    falls = bool((values[-1] < values[0]).all())
-    values = _continued(values[::-1] if falls else values, 0, n)
-    backend = first.constant.backend
-    made = [Tensor(value, backend=backend) for value in (values[::-1] if falls else values)]
-    return [Value(first.spec, first.name, tensor) for tensor in made]
