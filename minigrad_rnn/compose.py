@@ -265,5 +265,5 @@ class Layers(Module):
         if ids is None or not self.training or self.dropout.p == 0:
             return None
         (T, B), home = xs.shape[:2], xs.backend
-        keep = real_steps(T, B, lengths, mask, home)
-        return step_keys(sample_numbers(ids, B, home), T, keep, home)
+        samples = sample_numbers(ids, B, home)
+        return step_keys(samples, T, real_steps(T, B, lengths, mask, home), home)

@@ -7,7 +7,7 @@ sample's masks are the same whatever else stands in the batch, however it is pad
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -59,10 +59,8 @@ def drawing_for(keys: mg.random.Key | None) -> Iterator[None]:
         _step.reset(token)
 
 
-def sample_numbers(ids: Any, B: int, home: Any) -> mg.random.Key | None:
-    """The keys (B,) of samples ids under a new key of the ambient generator; None without ids."""
-    if ids is None:
-        return None
+def sample_numbers(ids: Any, B: int, home: Any) -> mg.random.Key:
+    """The keys (B,) of samples ids under a new key of the ambient generator."""
     ids = ids if isinstance(ids, mg.Tensor) else mg.Tensor(np.asarray(ids), backend=home)
     if ids.shape != (B,) or (B and ids.dtype.kind not in "iu"):
         raise mg.ShapeError(
@@ -72,15 +70,12 @@ def sample_numbers(ids: Any, B: int, home: Any) -> mg.random.Key | None:
         return mg.random.next_key().fold(ids.astype("int64"))
 
 
-def step_keys(
-    samples: mg.random.Key | None, T: int, keep: mg.Tensor | None, home: Any
-) -> mg.random.Key | None:
+def step_keys(samples: mg.random.Key, T: int, keep: mg.Tensor | None, home: Any
+) -> mg.random.Key:
     """The keys (T, B) of all steps, which are counted from 1: 0 is the initial state.
 
     Only real steps count (keep (T, B)), so that padding anywhere changes nothing.
     """
-    if samples is None:
-        return None
     words = samples.words if home is None else samples.words.to(home)
     with mg.use_backend(words.backend):
         if keep is None:
@@ -88,3 +83,14 @@ def step_keys(
         else:
             steps = mg.cumsum(keep.astype("int64"), axis=0)
         return mg.random.Key(words).fold(steps)
+
+
+def drawing_cell(cell: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """The cell with inputs (x, words), which draws from the key of these words."""
+
+    def step(pair: tuple[Any, mg.Tensor], state: Any) -> tuple[Any, Any]:
+        x, words = pair
+        with drawing_for(mg.random.Key(words)):
+            return cell(x, state)
+
+    return step

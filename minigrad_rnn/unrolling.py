@@ -9,7 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import arguments, tree
-from minigrad_rnn.randomness import drawing_for, sample_numbers, step_keys
+from minigrad_rnn.randomness import drawing_cell, drawing_for, sample_numbers, step_keys
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 BLANK = False  # stands in the padding: zero, in the dtype of whatever stands beside it
@@ -45,7 +45,7 @@ def unroll(
     """
     leaves = [x for x in tree.flatten(xs)[0] if x is not None]
     T, B = _extent(leaves, steps, state)
-    samples = sample_numbers(ids, B, _backend(leaves, state))
+    samples = None if ids is None else sample_numbers(ids, B, _backend(leaves, state))
     with drawing_for(samples and samples.fold(0)):
         if state is None:
             state = _initial_state(cell, B)
@@ -58,25 +58,18 @@ def unroll(
     anew = step_flags(resets, T, B, "resets", home)
     if anew is not None and keep is not None:
         anew = anew & keep
-    keys = step_keys(samples, T, keep, home)
-    words = [None] * T if keys is None else mg.unstack(keys.words)
+    if samples is not None:
+        cell, xs = drawing_cell(cell), (xs, step_keys(samples, T, keep, home).words)
     inputs = _inputs(xs, T)
-
-    def step(x: Any, state: Any, row_words: Any) -> tuple[Any, Any]:
-        if row_words is None:
-            return cell(x, state)
-        with drawing_for(mg.random.Key(row_words)):
-            return cell(x, state)
-
     ys: list[Any] = [None] * T
     for t in reversed(range(T)) if reverse else range(T):
         x = inputs[t]
         if anew is not None:
             state = _choose(anew[t], start, state)
         if keep is None:
-            ys[t], state = step(x, state, words[t])
+            ys[t], state = cell(x, state)
         else:
-            y, new = step(_choose(keep[t], x, BLANK), state, words[t])
+            y, new = cell(_choose(keep[t], x, BLANK), state)
             ys[t], state = _choose(keep[t], y, BLANK), _choose(keep[t], new, state)
     if T == 0:
         return _no_outputs(cell, xs, state), state

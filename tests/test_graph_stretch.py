@@ -238,7 +238,8 @@ def test_what_cannot_be_another_length_says_why():
     for T in (0, -1):
         with pytest.raises(GraphError, match="a sequence of"):
             mg.unfold(folded, T)
-    masked = mg.fold(lambda xs: unroll(cell, xs, lengths=[7, 4]), xs)
+    mask = rng_of(15).random((7, B)) < 0.7
+    masked = mg.fold(lambda xs: unroll(cell, xs, mask=mask), xs)
     with pytest.raises(GraphError, match="a constant has values for 7 steps and no others"):
         mg.unfold(masked, 8)
 
