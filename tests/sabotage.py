@@ -88,13 +88,6 @@ EDITS = (
         "every use of a state has a delay edge of its own",
     ),
     Edit(
-        "A3",
-        "minigrad/graph/stretching.py",
-        "return p if 2 * p < self.old else len(self.new) - (self.old - p)",
-        "return p",
-        "unfolded for more steps, the last iteration is the one that was captured as the last",
-    ),
-    Edit(
         "A4",
         "minigrad/graph/checks.py",
         "waiting = [len(needed) for needed in needs]",

@@ -17,19 +17,12 @@ from minigrad.graph.ir import (
     at_iteration,
 )
 from minigrad.graph.skeleton import fresh, hashable
-from minigrad.graph.stretching import stretch
 
 Known = dict[Operand, Operand]
 
 
-def unfold(graph: Graph, T: int | None = None) -> Graph:
-    """The flat graph that a graph with loops stands for: `unfold(fold(g))` is g up to names.
-
-    With T it is what would have been captured for T steps in place of those of the longest loop;
-    `stretch` says how, and what it refuses.
-    """
-    if T is not None:
-        graph = stretch(graph, T)
+def unfold(graph: Graph) -> Graph:
+    """The flat graph that a graph with loops stands for: `unfold(fold(g))` is g up to names."""
     flat: list[Step] = []
     known: Known = {}
     _write(graph.steps, known, {}, flat)
