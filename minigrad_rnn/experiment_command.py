@@ -247,7 +247,8 @@ def _number(value: Any) -> float:
 
 def _is(kind: type, value: Any) -> Any:
     """The value; TypeError where it is of another kind, ValueError where it is not finite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+    kinds: tuple[type[Any], ...] = (int, float) if kind is float else (kind,)
+    if isinstance(value, bool) or not isinstance(value, kinds):
         raise TypeError(f"{value!r} is no {kind.__name__}")
     if kind is float and not math.isfinite(value):
         raise ValueError(f"{value!r} is not finite")

@@ -23,7 +23,7 @@ from tests.test_cli import environment, heed_ctrl_c
 lecture = pytest.mark.lecture
 
 OWN_TEST = ("copying", "gru_lstm", "recall", "temporal_order")
-PROVED_HERE = ("dates", "listops", "time_scales")  # the others' rows have shorter proofs elsewhere
+PROVED_HERE = ("dates", "listops", "time_scales")  # the other rows have another proof
 
 
 @pytest.fixture
