@@ -70,7 +70,8 @@ def sample_numbers(ids: Any, B: int, home: Any) -> mg.random.Key:
         return mg.random.next_key().fold(ids.astype("int64"))
 
 
-def step_keys(samples: mg.random.Key, T: int, keep: mg.Tensor | None, home: Any) -> mg.random.Key:
+def step_keys(samples: mg.random.Key, T: int, keep: mg.Tensor | None, home: Any
+) -> mg.random.Key:
     """The keys (T, B) of all steps, which are counted from 1: 0 is the initial state.
 
     Only real steps count (keep (T, B)), so that padding anywhere changes nothing.
