@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import hashlib
 import json
@@ -25,7 +26,6 @@ from minigrad_rnn.experiments import Bar, Experiment
 from minigrad_rnn.session import circumstances
 from minigrad_rnn.train_command import UsageError, program
 
-SHARED = ("experiment", "learning", "tasks")  # modules that every experiment's numbers hang on
 STATUS_EVERY = 10.0  # seconds, where there is no terminal for a bar
 
 
@@ -56,9 +56,11 @@ def experiment(options: argparse.Namespace) -> int:
         raise UsageError(f"--save {path}: results are saved as .json")
     if not path.parent.is_dir():
         raise UsageError(f"--save {path}: there is no folder {path.parent}")
+    seeds = options.seeds or asked.seeds(options.quick)
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {' '.join(map(str, seeds))}: a seed counts once")
     store = Store(path, fingerprint(asked, options.quick))
     results = {} if options.fresh else store.load()
-    seeds = options.seeds or asked.seeds(options.quick)
     todo = [(v, s) for v in asked.variants for s in seeds if (v, s) not in results]
     print(f"question  {asked.question} (row {asked.row} of the lectures)")
     print(
@@ -69,9 +71,12 @@ def experiment(options: argparse.Namespace) -> int:
     try:
         _run(asked, todo, options.quick, results, store)
     except KeyboardInterrupt:
-        again = " ".join([*program(), shlex.join(sys.argv[1:])])
+        # --fresh, or its beginning: a second time it would throw away what was kept now
+        words = [w for w in sys.argv[1:] if not (len(w) > 2 and "--fresh".startswith(w))]
+        again = " ".join([*program(), shlex.join(words)])
         kept = sum((v, s) in results for v in asked.variants for s in seeds)
-        print(f"\nstopped   {path} holds {kept} of {len(asked.variants) * len(seeds)} results")
+        held = f"{path} holds {kept} of {len(asked.variants) * len(seeds)} results"
+        print(f"\nstopped   {held if kept else 'before a run had ended: nothing was saved'}")
         print(f"next\n  {again}")
         return 130
     measures = {v: [results[v, s].measure for s in seeds] for v in asked.variants}
@@ -100,6 +105,8 @@ def _run(
     asked: Experiment, todo: Sequence[tuple[str, int]], quick: bool, results: Results, store: Store
 ) -> None:
     """Fill in the results that are missing, saving after each."""
+    if todo:
+        store.save(results)  # a place that cannot be written shows now, not after the first run
     with tqdm(total=len(todo), unit="run", disable=None, dynamic_ncols=True) as bar:
         told = time.perf_counter()
         for done, (variant, seed) in enumerate(todo):
@@ -138,10 +145,8 @@ def _advance(
 def fingerprint(asked: Experiment, quick: bool) -> dict[str, Any]:
     """What results hang on; stored results of another fingerprint are not gone on with."""
     digest = hashlib.sha256()
-    folder = Path(experiments.__file__).parent
-    own = sys.modules[asked.run.__module__].__file__
-    for file in [*(folder / f"{name}.py" for name in SHARED), *([Path(own)] if own else [])]:
-        digest.update(file.read_bytes())
+    for _, content in sorted(_sources(asked).items()):
+        digest.update(content)
     return {
         "experiment": asked.name,
         "quick": quick,
@@ -149,6 +154,28 @@ def fingerprint(asked: Experiment, quick: bool) -> dict[str, Any]:
         "backend": circumstances()["backend"],
         "minigrad": mg.__version__,
     }
+
+
+def _sources(asked: Experiment) -> dict[Path, bytes]:
+    """The file of an experiment, and those of the package that it imports, and these import."""
+    package = Path(experiments.__file__).parent
+    own = sys.modules[asked.run.__module__].__file__
+    found, waiting = {}, [Path(own)] if own else []
+    while waiting:
+        file = waiting.pop()
+        if file in found or not file.is_file():
+            continue
+        found[file] = file.read_bytes()
+        for node in ast.walk(ast.parse(found[file])):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{name.name}" for name in node.names]
+            elif isinstance(node, ast.Import):
+                names = [name.name for name in node.names]
+            else:
+                continue
+            inside = (n.removeprefix(f"{experiments.__name__}.") for n in names)
+            waiting += [package / f"{m.split('.')[0]}.py" for m, n in zip(inside, names) if m != n]
+    return found
 
 
 class Store:
@@ -164,17 +191,21 @@ class Store:
         start_over = "--fresh starts over, --save names another file"
         try:
             held = json.loads(self.path.read_text(encoding="utf-8"))
-            before = held["fingerprint"]
+            before = _is(dict, held["fingerprint"])
             found = {
-                (r["variant"], r["seed"]): Result(
-                    _number(r["measure"]), [(x, _number(y)) for x, y in r["curve"]], r["seconds"]
+                (_is(str, r["variant"]), _is(int, r["seed"])): Result(
+                    _number(r["measure"]),
+                    [(_is(float, x), _number(y)) for x, y in r["curve"]],
+                    _is(float, r["seconds"]),
                 )
                 for r in held["results"]
             }
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise UsageError(
                 f"{self.path} holds no results of an experiment; {start_over}"
             ) from error
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be read: {error.strerror}") from error
         for name, now in self.fingerprint.items():
             if before.get(name) != now:
                 raise UsageError(
@@ -183,7 +214,7 @@ class Store:
         return found
 
     def save(self, results: Results) -> None:
-        """Replace the file, at once and whole."""
+        """Replace the file, at once and whole; UsageError where that cannot be."""
         held = [
             {
                 "variant": variant,
@@ -195,22 +226,33 @@ class Store:
             for (variant, seed), r in results.items()
         ]
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        content = json.dumps({"fingerprint": self.fingerprint, "results": held}, allow_nan=False)
         try:
-            content = json.dumps(
-                {"fingerprint": self.fingerprint, "results": held}, allow_nan=False
-            )
-            temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            try:
+                temporary.write_text(content, encoding="utf-8")
+                os.replace(temporary, self.path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
 def _json(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(_is(float, value))
+
+
+def _is(kind: type, value: Any) -> Any:
+    """The value; TypeError where it is of another kind, ValueError where it is not finite."""
+    kinds: tuple[type[Any], ...] = (int, float) if kind is float else (kind,)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"{value!r} is not finite")
+    return value
 
 
 # --- telling -------------------------------------------------------------------------------------
@@ -236,7 +278,7 @@ def _shown(value: float) -> str:
 
 def _verdict(bar: Bar, measures: dict[str, list[float]]) -> tuple[bool, str]:
     """Whether a bar holds, and a line that says so with the measures of the variants it names."""
-    held = bool(bar.holds(measures))
+    held = bar.holds(measures)
     word = r"(?<![\w.]){}(?![\w.])"
     named = {v: m for v, m in measures.items() if re.search(word.format(re.escape(v)), bar.text)}
     numbers = ", ".join(

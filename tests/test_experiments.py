@@ -1,6 +1,8 @@
 """`minigrad-rnn experiment`: what it shows, keeps and goes on with; the quick runs' answers."""
 
+import itertools
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 import minigrad as mg
 from minigrad_rnn import cli, experiments
+from minigrad_rnn.experiment_command import fingerprint
 from minigrad_rnn.experiments import Bar, Experiment, tasks
 from minigrad_rnn.experiments.gru_lstm import interval, make
 from minigrad_rnn.experiments.learning import open_gates
@@ -20,6 +23,7 @@ from tests.test_cli import environment, heed_ctrl_c
 lecture = pytest.mark.lecture
 
 OWN_TEST = ("copying", "gru_lstm", "recall", "temporal_order")
+PROVED_HERE = ("dates", "listops", "time_scales")  # the other rows have another proof
 
 
 @pytest.fixture
@@ -56,7 +60,14 @@ def test_a_gru_performs_like_an_lstm(backend, quickly):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in experiments.NAMES if name not in OWN_TEST])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in PROVED_HERE else pytest.mark.slow)
+        for name in experiments.NAMES
+        if name not in OWN_TEST
+    ],
+)
 def test_the_other_quick_runs_show_their_direction(backend, quickly, name):
     quickly(name)
 
@@ -163,11 +174,83 @@ def test_results_of_something_else_are_not_gone_on_with(command):
     assert Path("b.json").read_text(encoding="utf-8") == "[]"
 
 
+RESULT = {"variant": "slow", "seed": 0, "measure": 1, "seconds": 0.1, "curve": [[1, 2]]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": []},
+        {"fingerprint": None},
+        {"results": {"slow": 1}},
+        {"results": [7]},
+        *(
+            {"results": [{**RESULT, name: value}]}
+            for name, value in [
+                ("seconds", "x"),
+                ("seconds", None),
+                ("measure", "1"),
+                ("measure", 10**400),
+                ("variant", ["slow"]),
+                ("seed", 0.5),
+                ("curve", [["a", 1]]),
+                ("curve", [[1, "a"]]),
+                ("curve", [[1]]),
+                ("curve", 3),
+            ]
+        ),
+    ],
+)
+def test_damaged_results_are_told_in_one_line(command, change):
+    experiment, ran = toy()
+    path = Path("experiment-toy-quick.json")
+    command(experiment, "--quick")
+    damaged = json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change})
+    path.write_text(damaged, encoding="utf-8")
+    ran.clear()
+    status, _, err = command(experiment, "--quick")
+    assert (status, ran) == (2, [])
+    assert "experiment-toy-quick.json holds no results of an experiment" in err
+    assert err.count("\n") == 1
+    assert path.read_text(encoding="utf-8") == damaged
+
+
+@pytest.mark.parametrize(
+    "words, what", [([], "cannot be read"), (["--fresh"], "cannot be written")]
+)
+def test_a_place_that_cannot_hold_results_shows_before_the_first_run(command, words, what):
+    Path("a.json").mkdir()
+    experiment, ran = toy()
+    status, _, err = command(experiment, "--quick", "--save", "a.json", *words)
+    assert (status, ran) == (2, [])
+    assert err.startswith(f"minigrad-rnn experiment: a.json {what}: ")
+    assert err.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("ended, told", [(0, "nothing was saved"), (1, "holds 1 of 2 results")])
+def test_what_comes_next_does_not_start_over(command, monkeypatch, ended, told):
+    experiment, ran = toy()
+
+    def run(*which):
+        if len(ran) == ended:
+            raise KeyboardInterrupt
+        return (yield from experiment.run(*which))
+
+    words = ["--quick", "--fresh", "--no-picture"]
+    monkeypatch.setattr(sys, "argv", ["minigrad-rnn", "experiment", "toy", *words])
+    status, out, _ = command(toy(run=run)[0], *words)
+    assert status == 130
+    assert told in out
+    assert out.rstrip().endswith("experiment toy --quick --no-picture")
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (["--save", "a.txt"], "results are saved as .json"),
         (["--save", "no/a.json"], "there is no folder no"),
+        (["--seeds", "0", "3", "0"], "--seeds 0 3 0: a seed counts once"),
     ],
 )
 def test_mistakes_are_told_in_one_line(command, words, message):
@@ -264,9 +347,85 @@ def test_every_experiment_says_what_it_expects():
             assert bars
             failed = dict.fromkeys(found.variants, [np.nan] * len(found.seeds(quick)))
             assert not any(bar.holds(failed) for bar in bars)
+            assert all(looked_at(bar, found.variants) for bar in bars)
     folder = Path(experiments.__file__).parent
     modules = {p.stem for p in folder.glob("*.py") if "EXPERIMENT = " in p.read_text("utf-8")}
     assert modules == set(experiments.NAMES)
+
+
+class Watched(dict):
+    """Measures that remember which variants were read."""
+
+    def __init__(self, *values):
+        super().__init__(*values)
+        self.read = set()
+
+    def __getitem__(self, variant):
+        self.read.add(variant)
+        return super().__getitem__(variant)
+
+
+def looked_at(bar, variants):
+    """The variants that a bar reads, whatever it says of them."""
+    measures = Watched(dict.fromkeys(variants, [0.5] * 5))
+    bar.predicate(measures)
+    return measures.read
+
+
+BARS = [
+    pytest.param(bar, found.variants, id=f"{name}: {bar.text}")
+    for name in experiments.NAMES
+    for found in [experiments.find(name)]
+    for bar in dict.fromkeys((*found.bars, *found.quick_bars))
+]
+
+
+@pytest.mark.parametrize("bar, variants", BARS)
+def test_one_failed_seed_of_a_variant_it_looks_at_fails_a_bar(bar, variants):
+    """Beside a seed that is not finite no value of the others passes the bar."""
+    for variant in looked_at(bar, variants):
+        for place, bad in itertools.product(range(5), (np.nan, np.inf, -np.inf)):
+            for good in itertools.product((0.0, 1.0), repeat=len(variants)):
+                measures = {v: [value] * 5 for v, value in zip(variants, good)}
+                measures[variant][place] = bad
+                assert not bar.holds(measures), (variant, measures)
+
+
+def test_a_failed_seed_cannot_hide_in_a_minimum():
+    recall = experiments.find("recall").bars[0]
+    measures = {"rnn": [0.0] * 5, "gru": [1.0] * 5, "lstm": [1.0] * 5}
+    assert recall.holds(measures)
+    assert recall.holds({**measures, "rnn": [np.nan] * 5})  # it does not look there
+    assert not recall.holds({**measures, "lstm": [1.0, *[np.nan] * 4]})
+
+
+def test_results_hang_on_every_module_that_makes_them(tmp_path, monkeypatch):
+    """A change in a module of the package changes the fingerprints of those that import it."""
+    folder = tmp_path / "experiments"
+    shutil.copytree(Path(experiments.__file__).parent, folder)
+    found = {name: experiments.find(name) for name in experiments.NAMES}
+    for name, one in found.items():
+        module = sys.modules[one.run.__module__]
+        monkeypatch.setattr(module, "__file__", str(folder / f"{name}.py"))
+    monkeypatch.setattr(experiments, "__file__", str(folder / "__init__.py"))
+
+    def prints():
+        return {name: fingerprint(one, False)["source"] for name, one in found.items()}
+
+    before = prints()
+    assert len(set(before.values())) == len(before)
+    for changed, others in {
+        "experiment": set(before),
+        "recall": {"recall", "copying"},
+        "adding": {"adding", "gru_lstm"},
+        "pairs": {"dates", "reversal", "translation"},
+        "cliff": {"cliff"},
+    }.items():
+        with open(folder / f"{changed}.py", "a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        after = prints()
+        assert {name for name in after if after[name] != before[name]} == others
+        before = after
 
 
 def test_the_data_of_the_tasks():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -12,12 +13,45 @@ Run = Callable[[str, int, bool], Generator[tuple[float, float], None, float]]
 Measures = Mapping[str, Sequence[float]]  # of each variant, one a seed; a failed one is not finite
 
 
+class FailedSeed(ArithmeticError):
+    """A measure was asked for that is not finite."""
+
+
+class Finite(Mapping[str, Sequence[float]]):
+    """Measures, of which a variant with a failed seed raises FailedSeed when it is read."""
+
+    def __init__(self, measures: Measures) -> None:
+        self.measures = measures
+
+    def __getitem__(self, variant: str) -> Sequence[float]:
+        values = self.measures[variant]
+        if not all(map(math.isfinite, values)):
+            raise FailedSeed(variant)
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.measures)
+
+    def __len__(self) -> int:
+        return len(self.measures)
+
+
 @dataclass(frozen=True)
 class Bar:
     """A claim about the measures of all seeds, in words with its threshold, and as a predicate."""
 
     text: str
-    holds: Callable[[Measures], bool]
+    predicate: Callable[[Measures], bool]
+
+    def holds(self, measures: Measures) -> bool:
+        """Whether the claim is true; never where a seed of a variant that it looks at failed.
+
+        min and max cannot tell: of [1, nan, 1] both are 1.
+        """
+        try:
+            return bool(self.predicate(Finite(measures)))
+        except FailedSeed:
+            return False
 
 
 @dataclass(frozen=True)
