@@ -321,6 +321,16 @@ def test_a_stream_of_pieces_of_any_length_with_masks_and_resets(backend):
             )
             for way in (BPTT(), TBPTT(1, 2), Checkpoint(2), RTRL())
         ),
+        *(
+            (
+                lambda way=way: way(
+                    lambda x, s: (x, s), mg.sum, np.ones((2, 2, 1)), None, parameters=[leaf(1)]
+                ),
+                ValueError,
+                r"has no initial_state\(batch\); pass state=",
+            )
+            for way in (BPTT(), TBPTT(1, 2), Checkpoint(2), RTRL())
+        ),
         (
             lambda: Stream(None, None, 2, 2).advance(np.ones((3, 2, 1)), None),
             ValueError,
