@@ -20,8 +20,9 @@ class VariationalDropout(Module):
 
     x, h, y: rates for the input, for the h that the cell sees and for the output; h is the first
     part of the cell's state. The state is (the cell's, key (B, 2)): one random key a row, drawn by
-    initial_state, gives its masks at every step, so a row that is reset gets new ones. What an
-    LSTM's forget gate carries is not dropped; a GRU's h is, as its one state carries and is seen.
+    initial_state, gives its masks at every step. A row that is reset gets new ones, the same after
+    each of its resets, as unroll draws one state for them all. What an LSTM's forget gate carries
+    is not dropped; a GRU's h is, as its one state carries and is seen.
     """
 
     def __init__(self, cell: Any, x: float = 0.0, h: float = 0.0, y: float = 0.0) -> None:

@@ -12,6 +12,7 @@ the first call it with pieces of the sequence: ys (T', B, ...) and the same step
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import arguments, tree
 from minigrad.nn import Module
-from minigrad_rnn.unrolling import float_parts, real_steps, step_flags, unroll
+from minigrad_rnn.unrolling import float_parts, initial_state, real_steps, step_flags, unroll
 
 Loss = Callable[[Any, Any], mg.Tensor]
 After = Callable[[int, mg.Tensor], object]  # is told the steps done and the last piece's loss
@@ -60,37 +61,15 @@ class Piece(NamedTuple):
     def steps(self) -> int:
         return int(tree.flatten(self.xs)[0][0].shape[0])
 
+    @property
+    def rows(self) -> int:
+        return int(tree.flatten(self.xs)[0][0].shape[1])
+
     def part(self, start: int, stop: int) -> Piece:
         """The time steps from start to stop; the piece itself where that is all of it."""
         if (start, stop) == (0, self.steps):
             return self
         return Piece(*(tree.map(lambda a: None if a is None else a[start:stop], x) for x in self))
-
-    def __add__(self, later: Any) -> Piece:
-        """This piece and then a later one."""
-        mask = _flags_joined(self, later, "mask", True)
-        resets = _flags_joined(self, later, "resets", False)
-        return Piece(*(tree.map(_joined, a, b) for a, b in zip(self[:2], later[:2])), mask, resets)
-
-
-def _joined(a: Any, b: Any) -> Any:
-    if a is None:
-        return None
-    return mg.concatenate([a, b]) if isinstance(a, mg.Tensor) else np.concatenate([a, b])
-
-
-def _flags_joined(first: Piece, second: Piece, name: str, blank: bool) -> mg.Tensor | None:
-    flags = [getattr(piece, name) for piece in (first, second)]
-    if flags[0] is None and flags[1] is None:
-        return None
-    known = flags[0] if flags[0] is not None else flags[1]
-    pieces = zip(flags, (first, second))
-    return mg.concatenate(
-        [
-            mg.full((p.steps, *known.shape[1:]), blank, backend=known.backend) if f is None else f
-            for f, p in pieces
-        ]
-    )
 
 
 def _piece(
@@ -100,12 +79,45 @@ def _piece(
     if not leaves or any(getattr(x, "ndim", 0) < 2 for x in leaves):
         raise mg.ShapeError("a schedule needs inputs (T, B, ...)")
     T, B = leaves[0].shape[:2]
+    if T == 0:
+        raise mg.ShapeError(f"a schedule needs a step or more, not inputs {leaves[0].shape}")
     for y in tree.flatten(targets)[0]:
         if y is not None and (getattr(y, "ndim", 0) < 1 or y.shape[0] != T):
-            raise mg.ShapeError(f"targets have {T} steps, as the inputs do, not shape {y.shape}")
+            wrong = f"shape {y.shape}" if hasattr(y, "shape") else type(y).__name__
+            raise mg.ShapeError(
+                f"targets are arrays of {T} steps, as the inputs are, or nests of them, not {wrong}"
+            )
     home = next((x.backend for x in leaves if isinstance(x, mg.Tensor)), None)
     real = real_steps(T, B, lengths, mask, home)
     return Piece(xs, targets, real, step_flags(resets, T, B, "resets", home))
+
+
+class _Drawn:
+    """A cell whose random initial state is drawn here, once, and given again at every call.
+
+    It is drawn again from the same state of the generator, so that each call has its own graph.
+    """
+
+    def __init__(self, cell: Any, batch: int) -> None:
+        self.cell, self.draws = cell, mg.random.generator.detach()
+        with mg.no_grad():
+            initial_state(cell, batch)
+
+    def initial_state(self, batch: int) -> Any:
+        now = mg.random.generator.detach()
+        mg.random.generator.assign(self.draws)
+        state = self.cell.initial_state(batch)
+        mg.random.generator.assign(now)
+        return state
+
+    def __call__(self, x: Any, state: Any) -> tuple[Any, Any]:
+        return self.cell(x, state)  # type: ignore[no-any-return]
+
+
+def _one_reset(cell: Any, piece: Piece) -> Any:
+    """The cell with one draw of what all resets of the piece, cut or not, begin anew from."""
+    known = piece.resets is None or isinstance(cell, _Drawn)
+    return cell if known else _Drawn(cell, piece.rows)
 
 
 class _OneEntry:
@@ -211,7 +223,8 @@ class Stream:
 
     Every `advance` takes the next k1 steps, or fewer, and back-propagates their losses through them
     and the k2 - k1 steps before; the state is carried forward forever, what is older is forgotten.
-    With k1 < k2 those steps before are computed again, from the state that they started from.
+    With k1 < k2 those steps before are computed again, from the state that they started from and
+    with the same random numbers. Each advance draws the state that its resets begin anew from.
     """
 
     def __init__(self, cell: Any, loss: Loss, k1: int, k2: int, state: Any = None) -> None:
@@ -219,7 +232,7 @@ class Stream:
         self.cell, self.loss = cell, loss
         self.state = state  # after the last step
         self._begin = state  # of the window, where gradients end
-        self._past: Piece | None = None  # the window's steps
+        self._past: list[tuple[Any, Piece, mg.Tensor]] = []  # cells, steps, the generator before
 
     def advance(
         self,
@@ -234,26 +247,35 @@ class Stream:
         new = _piece(xs, targets, lengths, mask, resets)
         if new.steps > self.k1:
             raise ValueError(f"a stream with k1={self.k1} takes so many steps, not {new.steps}")
-        window = new if self._past is None else self._past + new
-        T = window.steps
-        cut = max(0, T - (self.k2 - self.k1))  # where the next window begins
-        outputs, middle = [], self._begin
-        if cut:
-            ys, middle = _run(self.cell, window.part(0, cut), middle)
-            outputs.append(ys)
-        last = middle
-        if cut < T:
-            ys, last = _run(self.cell, window.part(cut, T), middle)
-            outputs.append(ys)
+        if self._begin is None:
+            self._begin = _Drawn(self.cell, new.rows)
+        drawn = isinstance(self._begin, _Drawn)
+        state = self._begin.initial_state(new.rows) if drawn else self._begin
+        cell = _one_reset(self.cell, new)
+        window = [*self._past, (cell, new, mg.random.generator.detach())]
+        older = max(0, sum(piece.steps for _, piece, _ in window) - (self.k2 - self.k1))
+        past: list[tuple[Any, Piece, mg.Tensor]] = []
+        outputs, begin = [], None
+        for cell, piece, draws in window:
+            mg.random.generator.assign(draws)
+            cut = min(older, piece.steps)  # where the next window begins
+            older -= cut
+            for start, stop in ((0, cut), (cut, piece.steps)):
+                if start == stop:
+                    continue
+                part = piece.part(start, stop)
+                if start == cut:
+                    past.append((cell, part, mg.random.generator.detach()))
+                ys, state = _run(cell, part, state, silent=piece is not new)
+                begin = state if stop == cut else begin
+                if piece is new:
+                    outputs.append(ys)
         ys = tree.map(lambda *ys: mg.concatenate(ys), *outputs) if len(outputs) > 1 else outputs[0]
-        if new.steps < T:
-            ys = tree.map(lambda y: y[T - new.steps :], ys)
         value = self.loss(ys, new.targets)
         value.backward(retain_graph=self.k1 < self.k2)  # the next window has some inputs again
-        self.state = _detached(last)
-        if cut:
-            self._begin = _detached(middle)
-        self._past = window.part(cut, T) if cut < T else None
+        self.state, self._past = _detached(state), past
+        if begin is not None:
+            self._begin = _detached(begin)
         return value.detach()
 
 
@@ -281,6 +303,9 @@ class TBPTT(Schedule):
     ) -> tuple[mg.Tensor, Any]:
         k2 = self.k2 if self.k2 < piece.steps else piece.steps + self.k1  # all is within reach
         stream = Stream(cell, loss, self.k1, k2, state)
+        if state is None:
+            stream._begin = _Drawn(cell, piece.rows)
+        stream.cell = _one_reset(cell, piece)
         values = []
         for start in range(0, piece.steps, self.k1):
             stop = min(start + self.k1, piece.steps)
@@ -308,7 +333,8 @@ def segments(T: int, memory: int) -> list[int]:
     """
     depth = next((d for d in range(memory) if reach(memory, d) >= T), None)
     if depth is None:
-        raise ValueError(f"memory={memory}: not enough for {T} steps; give some more")
+        least = next(m for m in itertools.count(memory) if any(reach(m, d) >= T for d in range(m)))
+        raise ValueError(f"memory={memory}: not enough for {T} steps; give {least} or more")
     if depth == 0:
         return [T]
     k = next(k for k in range(1, memory) if k * reach(memory - k, depth - 1) >= T)
@@ -343,6 +369,7 @@ class Checkpoint(Schedule):
         for p in parameters:
             p.grad = None
         first = _first_state(cell, piece, state)
+        cell = _one_reset(cell, piece)
         values: list[mg.Tensor] = []
         last, g = self._back(
             cell, loss, piece, _detached(first), None, self.memory, parameters, values
@@ -403,7 +430,7 @@ def _entered(state: Any) -> Any:
 
 
 def _first_state(cell: Any, piece: Piece, state: Any) -> Any:
-    return cell.initial_state(tree.flatten(piece.xs)[0][0].shape[1]) if state is None else state
+    return initial_state(cell, piece.rows) if state is None else state
 
 
 def _pull_back(
@@ -433,7 +460,8 @@ class RTRL(Schedule):
 
     Carries ds(t)/dparameters, so that each step's gradient is complete at that step, and nothing of
     the past is kept: N n numbers for states of N numbers in all and n parameters, and N + 1
-    pullbacks of one step a step. Inputs get no gradient.
+    pullbacks of one step a step. Inputs get no gradient, nor does what a given state was computed
+    from; a state that is itself a leaf does.
     """
 
     def run(
@@ -448,6 +476,10 @@ class RTRL(Schedule):
         if not parameters:
             raise ValueError("RTRL: needs the cell's parameters; pass parameters=[...]")
         first = _first_state(cell, piece, state)
+        cell = _one_reset(cell, piece)
+        known = {id(p) for p in parameters}
+        given = [s for s in float_parts(first) if s.requires_grad and s.is_leaf]
+        parameters = [*parameters, *(s for s in given if id(s) not in known)]
         influence = _jacobian(float_parts(first), parameters)  # (N, n)
         state = _detached(first)
         values = []

@@ -48,10 +48,10 @@ def unroll(
     samples = None if ids is None else sample_numbers(ids, B, _backend(leaves, state))
     with drawing_for(samples and samples.fold(0)):
         if state is None:
-            state = _initial_state(cell, B)
+            state = initial_state(cell, B)
         elif leaves and hasattr(cell, "initial_state"):
             _check_state(cell, state, B)
-        start = _initial_state(cell, B) if resets is not None else None
+        start = initial_state(cell, B) if resets is not None else None
     home = _backend(leaves, state)
     xs = tree.map(lambda x: _tensor(x, home), xs)
     keep = real_steps(T, B, lengths, mask, home)
@@ -99,7 +99,8 @@ def _extent(leaves: Sequence[Any], steps: int | None, state: Any) -> tuple[int, 
     return int(T), int(B)
 
 
-def _initial_state(cell: Any, batch: int) -> Any:
+def initial_state(cell: Any, batch: int) -> Any:
+    """What the cell begins with. Raises ValueError where it does not say."""
     if not hasattr(cell, "initial_state"):
         name = getattr(cell, "__name__", type(cell).__name__)
         raise ValueError(f"unroll: {name} has no initial_state(batch); pass state=")

@@ -61,6 +61,10 @@ def test_each_sequence_has_a_mask_of_its_own(backend):
         assert (kept[:2, 1] == kept[0, 1]).all()
         assert (kept[2:, 1] == kept[2, 1]).all()
         assert (kept[2, 1] != kept[0, 1]).any()
+    resets[4, 1] = True  # a second reset: the masks of the first, which one state gave
+    for kept in masks(cell, resets=resets):
+        assert (kept[4, 1] == kept[2, 1]).all()
+        assert (kept[2, 1] != kept[0, 1]).any()
     x, _ = masks(cell, lengths=[2, 5, 0])
     assert (x[:2, 0] == x[0, 0]).all()
     assert not x[2:, 0].any()

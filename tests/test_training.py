@@ -124,9 +124,11 @@ def test_the_gradient_of_a_given_state_and_of_inputs(backend):
     for ours in results[1:]:
         for g, e in zip(ours, results[0], strict=True):
             close(g, e)
-    state = leaf(h)
-    RTRL()(cell, loss, mg.Tensor(x), weight, state, parameters=[*cell.parameters(), state])
-    close(state.grad, results[0][1])
+    for named in (False, True):
+        state = leaf(h)
+        more = [state] if named else []
+        RTRL()(cell, loss, mg.Tensor(x), weight, state, parameters=[*cell.parameters(), *more])
+        close(state.grad, results[0][1])
 
 
 def test_a_recomputed_step_draws_the_same_numbers(backend):
@@ -144,6 +146,59 @@ def test_a_recomputed_step_draws_the_same_numbers(backend):
     for ours in results[1:]:
         for g, e in zip(ours, results[0], strict=True):
             close(g, e if isinstance(e, np.ndarray) else e.numpy(), 0)
+
+
+@pytest.mark.parametrize("schedule", [n for n in SCHEDULES if n != "tbptt"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_random_state_is_drawn_once_a_sequence(backend, schedule, given):
+    """Noise in the state at the beginning and at resets, masks, zoneout: the same in all pieces."""
+    rng = np.random.default_rng(8)
+    inner = rnn.VariationalDropout(random_cell("gru", D, H, rng), x=0.3, h=0.3)
+    cell = rnn.Zoneout(rnn.NoisyState(randomise(rnn.LearnedState(inner), rng), 0.5), 0.2)
+    xs, weight = mg.Tensor(rng.normal(size=(T, B, D))), mg.Tensor(rng.normal(size=(T, B, H)))
+    resets = np.zeros((T, B), bool)
+    resets[[2, 5, 7], [0, 1, 0]] = True
+    results = []
+    for way in (BPTT(), SCHEDULES[schedule]):
+        mg.random.seed(9)
+        state = mg.tree.map(lambda s: s.detach(), cell.initial_state(B)) if given else None
+        for p in cell.parameters():
+            p.grad = None
+        value, last = way(cell, lambda ys, w: mg.sum(ys * w), xs, weight, state, resets=resets)
+        grads = [p.grad for p in cell.parameters() if p.grad is not None]
+        results.append([value, *mg.tree.flatten(last)[0], *grads, mg.random.uniform(None, 3)])
+    for ours, expected in zip(*results, strict=True):
+        close(ours, expected.numpy())
+
+
+class Witness:
+    """A cell that shows the noise of its first state and that of the step, both in its state."""
+
+    def initial_state(self, batch):
+        return mg.random.normal(None, (batch, 1)), mg.zeros((batch, 1))
+
+    def __call__(self, x, state):
+        noise = mg.random.normal(None, x.shape)
+        self.seen.setdefault(x.item(), set()).add((state[0].item(), noise.item()))
+        return state[0] + noise * x, (state[0], noise)
+
+
+def test_a_stream_runs_its_past_again_with_the_same_draws(backend):
+    """Though others draw in between; every advance's resets have a draw of their own."""
+    mg.random.seed(10)
+    cell, steps = Witness(), mg.arange(1, 13).astype("float32").reshape(12, 1, 1)
+    cell.seen = {}
+    stream = Stream(cell, lambda ys, _: mg.sum(mg.random.normal(None, ()) * leaf(1) + ys), 2, 5)
+    for start in range(0, 12, 2):
+        part = steps[start : start + 2]
+        stream.advance(part, None, resets=None if start < 6 else np.array([[False], [True]]))
+        mg.random.uniform(None, 3)
+    draws = [cell.seen[float(t)] for t in range(1, 13)]
+    assert [len(pairs) for pairs in draws] == [1] * 12
+    first, noise = zip(*(pair for pairs in draws for pair in pairs), strict=True)
+    assert len(set(noise)) == 12
+    assert [len(set(first[i:j])) for i, j in ((0, 7), (7, 9), (9, 11), (11, 12))] == [1] * 4
+    assert len(set(first)) == 4
 
 
 def peak(schedule, steps):
@@ -180,8 +235,15 @@ def test_where_a_sequence_is_cut():
     assert segments(9, 9) == [9]
     assert segments(9, 6) == [3, 6, 9]
     assert [len(segments(100, m)) for m in (99, 50, 20)] == [2, 3, 10]
-    with pytest.raises(ValueError, match="memory=3: not enough for 100 steps"):
-        segments(100, 3)
+    with pytest.raises(ValueError, match="memory=5: not enough for 7 steps; give 6 or more"):
+        segments(7, 5)
+    for T in (8, 30, 100):
+        with pytest.raises(ValueError, match="not enough") as caught:
+            segments(T, 3)
+        least = int(str(caught.value).split()[-3])
+        assert segments(T, least)[-1] == T
+        with pytest.raises(ValueError, match=f"give {least} or more"):
+            segments(T, least - 1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -244,7 +306,30 @@ def test_a_stream_of_pieces_of_any_length_with_masks_and_resets(backend):
         (
             lambda: BPTT()(None, None, np.ones((4, 2, 1)), np.ones((3, 2))),
             mg.ShapeError,
-            r"targets have 4 steps, as the inputs do, not shape \(3, 2\)",
+            r"targets are arrays of 4 steps, as the inputs are, .* not shape \(3, 2\)",
+        ),
+        (
+            lambda: BPTT()(None, None, np.ones((2, 2, 1)), [[0, 1], [1, 0]]),
+            mg.ShapeError,
+            "targets are arrays of 2 steps, .* not int",
+        ),
+        *(
+            (
+                lambda way=way: way(None, None, np.ones((0, 2, 1)), np.ones((0, 2))),
+                mg.ShapeError,
+                r"a schedule needs a step or more, not inputs \(0, 2, 1\)",
+            )
+            for way in (BPTT(), TBPTT(1, 2), Checkpoint(2), RTRL())
+        ),
+        *(
+            (
+                lambda way=way: way(
+                    lambda x, s: (x, s), mg.sum, np.ones((2, 2, 1)), None, parameters=[leaf(1)]
+                ),
+                ValueError,
+                r"has no initial_state\(batch\); pass state=",
+            )
+            for way in (BPTT(), TBPTT(1, 2), Checkpoint(2), RTRL())
         ),
         (
             lambda: Stream(None, None, 2, 2).advance(np.ones((3, 2, 1)), None),
