@@ -149,6 +149,10 @@ class MixtureDensity:
             raise ValueError(f"correlated=True needs D = 2 coordinates, not {D}")
         self.size = strokes + self.M * (1 + 2 * self.D + correlated)
 
+    def start(self, batch: int) -> mg.Tensor:
+        """Zeros (B, D), or (B, D + 1) with strokes."""
+        return mg.zeros((batch, self.D + self.strokes))
+
     def mixture(self, outputs: mg.Tensor, bias: float = 0.0) -> Mixture:
         """The parameters that outputs (..., size) stand for; bias as in `sample`."""
         if outputs.shape[-1:] != (self.size,):

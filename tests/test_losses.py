@@ -355,3 +355,8 @@ def test_what_a_mixture_refuses():
         MixtureDensity(0)
     with pytest.raises(ValueError, match="bias=-1"):
         density.sample(mg.zeros((2, 13)), bias=-1)
+
+
+def test_a_mixture_begins_with_zeros(backend):
+    assert MixtureDensity(3).start(4).tolist() == [[0, 0]] * 4
+    assert MixtureDensity(3, strokes=True).start(4).shape == (4, 3)
