@@ -92,7 +92,7 @@ def _labels(name: str, labels: Any, like: Tensor | None) -> Tensor:
         labels = Tensor(labels, backend=None if like is None else like.backend)
     if labels.dtype.kind not in "iu":
         raise IndexTypeError(f"{name}: labels are integers, not {labels.dtype}")
-    return labels  # type: ignore[no-any-return]
+    return labels if labels.dtype.itemsize == 8 else labels.astype("int64")  # 256 is no byte
 
 
 def _range_error(name: str, labels: Tensor, classes: int) -> IndexRangeError:

@@ -119,7 +119,7 @@ def remember(score: Any, values: mg.Tensor, *, lengths: Any = None, mask: Any = 
         raise mg.ShapeError(f"attention: values are (Tx, B, N), not {tuple(values.shape)}")
     Tx, B, _ = values.shape
     home = values.backend
-    flags = real_steps(Tx, B, lengths, mask, home)
+    flags = real_steps(Tx, B, lengths, mask, home, "attention")
     values = mg.transpose(values, (1, 0, 2))
     if flags is None:
         real = mg.ones((B, Tx), "bool", backend=home)

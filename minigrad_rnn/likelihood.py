@@ -341,7 +341,7 @@ class Sequences(Module):
                         f"sequences of integers begin with integers, not {start.dtype}: convert "
                         f"start, or ys to floating"
                     )
-            real = real_steps(T, B, lengths, None)
+            real = real_steps(T, B, lengths, None, name="sequences")
             n = mg.full(B, T) if real is None else mg.sum(real, axis=0)
             return ys, n.astype("int64"), state, start.astype(ys.dtype)
 

@@ -460,3 +460,8 @@ def test_bleu_is_its_definition():
     assert pair == pytest.approx(np.exp(1 - 9 / 8) * (7 / 8 * 5 / 6) ** 0.5, rel=1e-12)
     # of references equally near the shorter one counts
     assert bleu(["abc"], [["ab", "abcd"]], N=1) == 1
+
+
+def test_no_steps_have_no_alignment(backend):
+    net = seq2seq("luong", np.random.default_rng(15))
+    assert net.alignment([[1] * B] * Tx, np.zeros((0, B), int)).shape == (0, B, Tx)
