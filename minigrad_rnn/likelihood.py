@@ -21,7 +21,7 @@ from minigrad import arguments, tree
 from minigrad import functional as F
 from minigrad.nn import Module, Parameter
 from minigrad_rnn.decode import NEVER, StepModel, draw
-from minigrad_rnn.unrolling import real_steps, unroll
+from minigrad_rnn.unrolling import first_state, real_steps, unroll
 
 Choice = Callable[[mg.Tensor, mg.random.Key], mg.Tensor]
 
@@ -307,7 +307,7 @@ class Sequences(Module):
                 raise mg.ShapeError(f"sample: ids are {batch} integers, one a row, not {ids.shape}")
             keys = key.fold(ids)
             y = self.output.start(batch) if start is None else F.tensor(start)
-            state = self.model.initial_state(batch) if state is None else state
+            state = first_state(self.model, batch, "sample") if state is None else state
             tau = self.stop.draw_length(keys.fold(0), steps)
             going, lengths = mg.ones((batch,), "bool"), mg.zeros((batch,), "int64")
             for t in range(steps + self.stop.decides):
@@ -330,7 +330,7 @@ class Sequences(Module):
         if np.ndim(ys) < 2:
             raise mg.ShapeError(f"sequences are (T, B, ...), not {np.shape(ys)}")
         T, B = np.shape(ys)[:2]
-        state = self.model.initial_state(B) if state is None else state
+        state = first_state(self.model, B, "sequences") if state is None else state
         parts = tree.flatten(state)[0]
         with mg.use_backend(parts[0].backend) if parts else contextlib.nullcontext():
             ys, start = F.tensor(ys), self.output.start(B) if start is None else F.tensor(start)

@@ -48,10 +48,10 @@ def unroll(
     samples = sample_numbers(ids, B, _backend(leaves, state))
     with drawing_for(samples and samples.fold(0)):
         if state is None:
-            state = _initial_state(cell, B)
+            state = first_state(cell, B)
         elif leaves and hasattr(cell, "initial_state"):
             _check_state(cell, state, B)
-        start = _initial_state(cell, B) if resets is not None else None
+        start = first_state(cell, B) if resets is not None else None
     home = _backend(leaves, state)
     xs = tree.map(lambda x: _tensor(x, home), xs)
     keep = real_steps(T, B, lengths, mask, home)
@@ -106,10 +106,11 @@ def _extent(leaves: Sequence[Any], steps: int | None, state: Any) -> tuple[int, 
     return int(T), int(B)
 
 
-def _initial_state(cell: Any, batch: int) -> Any:
+def first_state(cell: Any, batch: int, caller: str = "unroll") -> Any:
+    """cell.initial_state(batch), or ValueError where the cell has none."""
     if not hasattr(cell, "initial_state"):
         name = getattr(cell, "__name__", type(cell).__name__)
-        raise ValueError(f"unroll: {name} has no initial_state(batch); pass state=")
+        raise ValueError(f"{caller}: {name} has no initial_state(batch); pass state=")
     return cell.initial_state(batch)
 
 
