@@ -200,7 +200,7 @@ class _Search:
         self.steps, self.width = arguments.size("steps", steps), arguments.size("width", width)
         self.n_best, self.alpha, self.beta = arguments.size("n_best", n_best), alpha, beta
         real = real.numpy() if isinstance(real, mg.Tensor) else real
-        self.real = True if real is None else np.asarray(real)
+        self.real: Any = True if real is None else np.asarray(real)
         self.step = 0
         self.log_p = np.full((B, width), NEVER)
         self.log_p[:, 0] = 0

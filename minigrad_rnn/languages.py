@@ -32,7 +32,8 @@ def with_target(xs: Any, languages: Any, V: int) -> mg.Tensor:
             f"with_target: sentences {tuple(xs.shape)} need languages of shape "
             f"{tuple(xs.shape[1:])}, one a sentence, not {tuple(languages.shape)}"
         )
-    return mg.concatenate([(_known(languages) + V).reshape(1, -1), xs])
+    languages = _known(languages)
+    return mg.concatenate([(languages + V).reshape(1, -1), xs])
 
 
 def _known(languages: mg.Tensor) -> mg.Tensor:

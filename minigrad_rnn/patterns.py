@@ -233,14 +233,14 @@ class Decoder(Module):
         W = self.embedding.W
         ys = ys if isinstance(ys, mg.Tensor) else mg.Tensor(ys, backend=W.backend)
         narrow = ys.dtype.kind in "iu" and ys.dtype.itemsize < 8  # V may be too large for it
-        return ys.astype("int64") if narrow else ys
+        return ys.astype("int64") if narrow else ys  # type: ignore[no-any-return]
 
     def _seen(self, ys: mg.Tensor, lengths: Any) -> mg.Tensor:
         """What the T steps see: the start symbol and ys (T, B) but for the last; 0 in padding."""
         T, B = ys.shape
         real = real_steps(T, B, lengths, None, ys.backend, "Decoder")
         ys = ys if real is None else mg.where(real, ys, 0)
-        return mg.concatenate([self.start(B).reshape(1, B), ys])[:T]
+        return mg.concatenate([self.start(B).reshape(1, B), ys[:-1]]) if T else ys
 
     def start(self, batch: int) -> mg.Tensor:
         """The start symbol, (B,)."""
