@@ -92,7 +92,9 @@ def _labels(name: str, labels: Any, like: Tensor | None) -> Tensor:
         labels = Tensor(labels, backend=None if like is None else like.backend)
     if labels.dtype.kind not in "iu":
         raise IndexTypeError(f"{name}: labels are integers, not {labels.dtype}")
-    return labels  # type: ignore[no-any-return]
+    # one that stands for no class may be too large for a byte
+    wide: Tensor = labels if labels.dtype.itemsize == 8 else labels.astype("int64")
+    return wide
 
 
 def _range_error(name: str, labels: Tensor, classes: int) -> IndexRangeError:

@@ -50,7 +50,7 @@ class Additive(Module):
 
 
 class Concat(Module):
-    """e_j = v . tanh([s; h_j] W) (Luong et al. 2015, eq 8), W (Q + N, A)."""
+    """e_j = v . tanh([s; h_j] W) (Luong et al. 2015, section 3.1), W (Q + N, A)."""
 
     def __init__(self, Q: int, N: int, A: int, dtype: Any = None) -> None:
         self.Q, N, A = (arguments.size(k, n) for k, n in (("Q", Q), ("N", N), ("A", A)))
@@ -66,7 +66,7 @@ class Concat(Module):
 
 
 class Dot(Module):
-    """e_j = s . h_j, for queries as wide as the values (Luong et al. 2015, eq 8)."""
+    """e_j = s . h_j, for queries as wide as the values (Luong et al. 2015, section 3.1)."""
 
     def keys(self, values: mg.Tensor) -> mg.Tensor:
         """The values themselves, (B, Tx, N)."""
@@ -82,7 +82,7 @@ class Dot(Module):
 
 
 class General(Dot):
-    """e_j = s . W h_j (Luong et al. 2015, eq 8), W (N, Q) here; the keys are h_j W."""
+    """e_j = s . W h_j (Luong et al. 2015, section 3.1), W (N, Q) here; the keys are h_j W."""
 
     def __init__(self, Q: int, N: int, dtype: Any = None) -> None:
         Q, N = arguments.size("Q", Q), arguments.size("N", N)
@@ -119,7 +119,7 @@ def remember(score: Any, values: mg.Tensor, *, lengths: Any = None, mask: Any = 
         raise mg.ShapeError(f"attention: values are (Tx, B, N), not {tuple(values.shape)}")
     Tx, B, _ = values.shape
     home = values.backend
-    flags = real_steps(Tx, B, lengths, mask, home)
+    flags = real_steps(Tx, B, lengths, mask, home, "attention")
     values = mg.transpose(values, (1, 0, 2))
     if flags is None:
         real = mg.ones((B, Tx), "bool", backend=home)

@@ -18,6 +18,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import arguments, tree
 from minigrad import functional as F
+from minigrad_rnn.unrolling import first_state
 
 StepModel = Callable[[Any, Any], tuple[mg.Tensor, Any]]
 
@@ -55,9 +56,9 @@ def narrowed(
     if top_k is not None and top_k < logits.shape[-1]:
         least = mg.min(mg.top_k(logits, top_k), axis=-1, keepdims=True)
         logits = mg.where(logits < least, NEVER, logits)
-    if top_p is not None:
+    if top_p is not None and top_p < 1:
         ordered = mg.flip(mg.sort(logits), -1)
-        share = mg.functional.softmax(ordered)
+        share = F.softmax(ordered.astype("float64"))  # a float32 sum may reach 1 too soon
         before = mg.cumsum(share, axis=-1) - share  # the mass of all that are likelier
         least = mg.min(mg.where(before < top_p, ordered, float("inf")), axis=-1, keepdims=True)
         logits = mg.where(logits < least, NEVER, logits)
@@ -135,7 +136,8 @@ def beam(
     start (B,): the first input. Of all continuations of a row's hypotheses the `width` likeliest
     stay; one that ends with the symbol `end` leaves the beam, and so do all after `steps` symbols.
     |Y| counts the end symbol. alignment(state) -> (B, S), for beta, is the attention of the step
-    that led to this state, and real (B, S) is False at the source's padding.
+    that led to this state, and real (B, S) is False at the source's padding: a symbol that gets no
+    attention at all makes cp -inf, and ValueError says so where a row has no other hypotheses.
     The search stops where nothing in the beam can still be among the n_best. Equal continuations
     rank by parent and symbol, equal scores by when they were found. What has probability 0 is never
     found, so that a row may have fewer than n_best. Raises ValueError for logits of NaN or +inf.
@@ -149,13 +151,19 @@ def beam(
     B, home = y.shape[0], y.backend
     search = _Search(B, end, steps, width, n_best, alpha, beta, real)
     with mg.no_grad():
-        state = model.initial_state(B) if state is None else state  # type: ignore[attr-defined]
+        state = first_state(model, B, "beam") if state is None else state
+        for part in tree.flatten(state)[0]:
+            if part.shape[:1] != (B,):
+                raise mg.ShapeError(
+                    f"beam: start has {B} rows, but the state a tensor of shape {part.shape}"
+                )
         y, state = rows((y, state), np.repeat(np.arange(B), width))
         while True:
             o, state = model(y, state)
             attention = None if alignment is None else alignment(state)
             places, symbols = search.advance(log_shares(o), attention)
             if search.over():
+                search.check_coverage()
                 return search.found
             y, state = mg.Tensor(symbols, backend=home), rows(state, places)
 
@@ -192,7 +200,7 @@ class _Search:
         self.steps, self.width = arguments.size("steps", steps), arguments.size("width", width)
         self.n_best, self.alpha, self.beta = arguments.size("n_best", n_best), alpha, beta
         real = real.numpy() if isinstance(real, mg.Tensor) else real
-        self.real = True if real is None else np.asarray(real)[:, None, :]
+        self.real: Any = True if real is None else np.asarray(real)
         self.step = 0
         self.log_p = np.full((B, width), NEVER)
         self.log_p[:, 0] = 0
@@ -222,6 +230,9 @@ class _Search:
         self.symbols = np.take_along_axis(self.symbols, parent[..., None], 1)
         self.symbols = np.concatenate([self.symbols, symbol[..., None]], axis=-1)
         if attention is not None:
+            seen = (B, attention.shape[-1])
+            if self.real is not True and self.real.shape != seen:
+                raise mg.ShapeError(f"beam: real is (B, S) = {seen}, not {self.real.shape}")
             share = attention.numpy().astype(np.float64).reshape(B, width, attention.shape[-1])
             self.coverage = np.take_along_axis(self.coverage + share, parent[..., None], 1)
         self._leave()
@@ -231,7 +242,8 @@ class _Search:
         """Hypotheses that end, or have no steps left, go from the beam to those found."""
         ended = self.symbols[..., -1] == self.end
         leaves = (ended | (self.step == self.steps)) & (self.log_p > NEVER)
-        penalty = coverage_penalty(self.coverage, self.beta, self.real)
+        real = True if self.real is True else self.real[:, None, :]
+        penalty = coverage_penalty(self.coverage, self.beta, real)
         scores = self.log_p / length_penalty(self.step, self.alpha) + penalty
         for b, place in np.argwhere(leaves):
             end = bool(ended[b, place])
@@ -242,6 +254,15 @@ class _Search:
             row.sort(key=lambda h: -h.score)  # keeps the order of equals
             del row[self.n_best :]
         self.log_p = np.where(leaves, NEVER, self.log_p)
+
+    def check_coverage(self) -> None:
+        """Raise ValueError for a row of which no hypothesis has a score."""
+        for b, row in enumerate(self.found):
+            if row and all(h.score == NEVER for h in row):
+                raise ValueError(
+                    f"beam: no hypothesis of row {b} looks at the whole source, so all score -inf: "
+                    f"give real=, False at padding, or beta=0"
+                )
 
     def over(self) -> bool:
         """Whether nothing in the beam can come to be among the n_best.

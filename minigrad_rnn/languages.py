@@ -32,7 +32,19 @@ def with_target(xs: Any, languages: Any, V: int) -> mg.Tensor:
             f"with_target: sentences {tuple(xs.shape)} need languages of shape "
             f"{tuple(xs.shape[1:])}, one a sentence, not {tuple(languages.shape)}"
         )
+    languages = _known(languages)
     return mg.concatenate([(languages + V).reshape(1, -1), xs])
+
+
+def _known(languages: mg.Tensor) -> mg.Tensor:
+    """Languages, none of which is below 0, where an index counts from the end."""
+    try:
+        least = languages.numpy().min(initial=0)
+    except mg.MinigradError:  # an input of a capture, which has no values yet
+        return languages
+    if least < 0:
+        raise mg.IndexRangeError(f"languages are integers from 0, not {least}")
+    return languages
 
 
 class MultilingualDecoder(Decoder):
@@ -52,7 +64,7 @@ class MultilingualDecoder(Decoder):
 
     def begin(self, x: Any) -> tuple[mg.Tensor, Any]:
         """The state before the first symbol of texts in languages x (B,)."""
-        vectors = self.vectors(self._symbols(x))
+        vectors = self.vectors(_known(self._symbols(x)))
         return vectors, self.cell.initial_state(vectors.shape[0])
 
     def initial_state(self, batch: int) -> tuple[mg.Tensor, Any]:
@@ -69,10 +81,9 @@ class MultilingualDecoder(Decoder):
     def logits(self, ys: Any, x: Any = None, *, lengths: Any = None) -> mg.Tensor:
         """The logits (T, B, V) of each symbol of ys (T, B), given those before and the language."""
         ys = self._symbols(ys)
-        T, B = ys.shape
-        vectors, inner = self.initial_state(B) if x is None else self.begin(x)
-        us = self.embedding(mg.concatenate([self.start(B).reshape(1, B), ys[:-1]]))
-        beside = mg.broadcast_to(vectors, (T, *vectors.shape))
+        vectors, inner = self.initial_state(ys.shape[1]) if x is None else self.begin(x)
+        us = self.embedding(self._seen(ys, lengths))
+        beside = mg.broadcast_to(vectors, (len(ys), *vectors.shape))
         hs, _ = unroll(self.cell, mg.concatenate([us, beside], axis=-1), inner, lengths=lengths)
         return self.readout(hs)
 
@@ -126,4 +137,7 @@ def tree_correlation(vectors: Any, heights: np.ndarray) -> float:
     one that average linkage builds from the vectors' distances (Sokal and Rohlf 1962).
     """
     upper = np.triu_indices(len(heights), 1)
-    return float(np.corrcoef(cophenetic(distances(vectors))[upper], heights[upper])[0, 1])
+    found, known = cophenetic(distances(vectors))[upper], heights[upper]
+    if any(len(x) < 2 or np.ptp(x) <= 1e-12 * np.abs(x).max() for x in (found, known)):
+        raise ValueError("tree_correlation: pairs of languages must meet at two heights or more")
+    return float(np.corrcoef(found, known)[0, 1])

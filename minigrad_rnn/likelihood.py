@@ -21,7 +21,7 @@ from minigrad import arguments, tree
 from minigrad import functional as F
 from minigrad.nn import Module, Parameter
 from minigrad_rnn.decode import NEVER, StepModel, draw
-from minigrad_rnn.unrolling import real_steps, unroll
+from minigrad_rnn.unrolling import first_state, real_steps, unroll
 
 Choice = Callable[[mg.Tensor, mg.random.Key], mg.Tensor]
 
@@ -64,6 +64,11 @@ class Gaussian:
 
     def log_density(self, o: mg.Tensor, y: mg.Tensor) -> mg.Tensor:
         """log p(y), (...)."""
+        if y.shape[-1:] != (self.D,) or o.shape != (*y.shape[:-1], self.size):
+            raise mg.ShapeError(
+                f"Gaussian: o (..., {self.size}) and y (..., {self.D}) are needed, not "
+                f"{tuple(o.shape)} and {tuple(y.shape)}"
+            )
         mean, log_s = mg.split(o, 2, axis=-1)
         z = (y - mean) * mg.exp(-log_s)
         return -mg.sum(0.5 * z * z + log_s + 0.5 * math.log(2 * math.pi), axis=-1)
@@ -302,12 +307,13 @@ class Sequences(Module):
                 raise mg.ShapeError(f"sample: ids are {batch} integers, one a row, not {ids.shape}")
             keys = key.fold(ids)
             y = self.output.start(batch) if start is None else F.tensor(start)
-            state = self.model.initial_state(batch) if state is None else state
+            state = first_state(self.model, batch, "sample") if state is None else state
             tau = self.stop.draw_length(keys.fold(0), steps)
             going, lengths = mg.ones((batch,), "bool"), mg.zeros((batch,), "int64")
             for t in range(steps + self.stop.decides):
                 remaining = None if tau is None else mg.maximum(tau - t, 0)
                 o, state = self.model(self.stop.inputs(y, remaining), state)
+                self._check(o)
                 ends, y = self.stop.draw(o, keys.fold(t + 1), remaining, choose)
                 going = going & ~ends
                 if t == steps or not going.numpy().any():
@@ -324,11 +330,18 @@ class Sequences(Module):
         if np.ndim(ys) < 2:
             raise mg.ShapeError(f"sequences are (T, B, ...), not {np.shape(ys)}")
         T, B = np.shape(ys)[:2]
-        state = self.model.initial_state(B) if state is None else state
+        state = first_state(self.model, B, "sequences") if state is None else state
         parts = tree.flatten(state)[0]
         with mg.use_backend(parts[0].backend) if parts else contextlib.nullcontext():
             ys, start = F.tensor(ys), self.output.start(B) if start is None else F.tensor(start)
-            real = real_steps(T, B, lengths, None)
+            if ys.dtype.kind in "iu":
+                ys = ys.astype("int64")  # the start symbol is V, 256 for bytes
+                if start.dtype.kind == "f":
+                    raise mg.DtypeError(
+                        f"sequences of integers begin with integers, not {start.dtype}: convert "
+                        f"start, or ys to floating"
+                    )
+            real = real_steps(T, B, lengths, None, name="sequences")
             n = mg.full(B, T) if real is None else mg.sum(real, axis=0)
             return ys, n.astype("int64"), state, start.astype(ys.dtype)
 
@@ -348,15 +361,18 @@ class Sequences(Module):
         # Not the model itself, with whose initial_state unroll would compare the state: one that
         # holds a memory is as long as its source.
         o, _ = unroll(lambda x, state: self.model(x, state), xs, state, lengths=lengths)
+        self._check(o)
+        real = t < n
+        stop, go = self.stop.log_terms(self.output, o, mg.where(_beside(real, ys), ys, 0))
+        end = mg.sum(mg.where(t == n, stop, 0), axis=0) if self.stop.decides else 0.0
+        return mg.sum(mg.where(real, go, 0), axis=0), end
+
+    def _check(self, o: mg.Tensor) -> None:
         if o.shape[-1] != self.stop.units + self.output.size:
             raise mg.ShapeError(
                 f"Sequences: the model puts out {o.shape[-1]} numbers, but the stop rule takes "
                 f"{self.stop.units} and the output {self.output.size}"
             )
-        real = t < n
-        stop, go = self.stop.log_terms(self.output, o, mg.where(_beside(real, ys), ys, 0))
-        end = mg.sum(mg.where(t == n, stop, 0), axis=0) if self.stop.decides else 0.0
-        return mg.sum(mg.where(real, go, 0), axis=0), end
 
 
 def _beside(flags: mg.Tensor, x: mg.Tensor) -> mg.Tensor:
@@ -370,9 +386,10 @@ def padded(sequences: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError("padded: needs at least one sequence")
     arrays = [np.asarray(y) for y in sequences]
     lengths = np.array([len(y) for y in arrays])
-    like = max(arrays, key=len)
-    dtype = like.dtype if like.size or like.ndim > 1 else np.dtype("int64")  # [] is of symbols
-    ys = np.zeros((lengths.max(), len(arrays), *like.shape[1:]), dtype)
+    known = [y for y in arrays if y.size or y.ndim > 1] or [np.zeros(0, "int64")]  # [] fits any
+    if len(frames := {y.shape[1:] for y in known}) > 1:
+        raise mg.ShapeError(f"padded: elements of one shape are needed, not {sorted(frames)}")
+    ys = np.zeros((lengths.max(), len(arrays), *frames.pop()), np.result_type(*known))
     for b, y in enumerate(arrays):
         ys[: len(y), b] = y if len(y) else 0
     return ys, lengths
@@ -443,4 +460,7 @@ def missing_values(
     whole = np.repeat(ys[:, None], len(values), axis=1)
     whole[missing] = values.T
     with mg.no_grad():
-        return values, F.softmax(log_probability(whole)).numpy()
+        log_p = log_probability(whole)
+        if np.isneginf(log_p.numpy()).all():
+            raise ValueError("missing_values: the symbols given have probability 0")
+        return values, F.softmax(log_p).numpy()

@@ -48,9 +48,9 @@ def ctc(
         )
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction={reduction!r}: give 'mean', 'sum' or 'none'")
-    S = labels.shape[0]
-    real = real_steps(T, B, lengths, None, home)
-    given = real_steps(S, B, target_lengths, None, home)
+    labels, S = labels.astype("int64"), labels.shape[0]  # V is out of range, and no byte
+    real = real_steps(T, B, lengths, None, home, "ctc")
+    given = real_steps(S, B, target_lengths, None, home, "ctc targets")
     counts = mg.full(B, S, backend=home) if given is None else mg.sum(given, axis=0)
     if real is not None:
         logits = mg.where(mg.expand_dims(real, -1), logits, 0)
@@ -93,7 +93,7 @@ def best_path(logits: mg.Tensor, *, lengths: Any = None, blank: int = 0) -> list
     logits (T, B, V); of several labellings, it need not be the likeliest.
     """
     T, B, _ = _frames("best_path", logits, blank)
-    real = real_steps(T, B, lengths, None)
+    real = real_steps(T, B, lengths, None, name="best_path")
     paths = mg.argmax(logits, axis=-1).numpy()
     counts = np.full(B, T) if real is None else real.numpy().sum(axis=0)
     rows = [paths[:n, b].tolist() for b, n in enumerate(counts)]
@@ -148,6 +148,10 @@ class MixtureDensity:
         if correlated and D != 2:
             raise ValueError(f"correlated=True needs D = 2 coordinates, not {D}")
         self.size = strokes + self.M * (1 + 2 * self.D + correlated)
+
+    def start(self, batch: int) -> mg.Tensor:
+        """Zeros (B, D), or (B, D + 1) with strokes."""
+        return mg.zeros((batch, self.D + self.strokes))
 
     def mixture(self, outputs: mg.Tensor, bias: float = 0.0) -> Mixture:
         """The parameters that outputs (..., size) stand for; bias as in `sample`."""

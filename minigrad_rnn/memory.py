@@ -209,7 +209,12 @@ class MemoryNetwork(Module):
                 f"MemoryNetwork: facts (N, B, D) and a query (B, {self.embed[0].shape[1]}) are "
                 f"needed, not {tuple(facts.shape)} and {tuple(query.shape)}"
             )
-        valid = real_steps(*facts.shape[:2], lengths, None, facts.backend)
+        valid = real_steps(*facts.shape[:2], lengths, None, facts.backend, "MemoryNetwork")
+        if not len(facts):  # as if all were padding
+            facts, valid = (
+                mg.pad(facts, ((0, 1), (0, 0), (0, 0))),
+                mg.zeros((1, len(query)), "bool", backend=facts.backend),
+            )
         if valid is not None:
             facts = mg.where(mg.expand_dims(valid, -1), facts, 0)
         embedded = [facts @ E for E in self.embed]

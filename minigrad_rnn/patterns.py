@@ -16,7 +16,7 @@ from minigrad import arguments, tree
 from minigrad import functional as F
 from minigrad.nn import Embedding, Linear, Module, Parameter, glorot_uniform
 from minigrad_rnn.randomness import row_shape, sample_keys
-from minigrad_rnn.unrolling import float_parts, real_steps, unroll
+from minigrad_rnn.unrolling import float_parts, real_steps, undrawn, unroll
 
 CONDITIONS = ("input", "state", "both")
 
@@ -140,7 +140,7 @@ class OutputFeedback(Module):
 
 def state_size(cell: Any) -> int:
     """How many numbers a row of the cell's state holds."""
-    return sum(math.prod(s.shape[1:]) for s in float_parts(cell.initial_state(1)))
+    return sum(math.prod(s.shape[1:]) for s in float_parts(undrawn(cell.initial_state, 1)))
 
 
 def state_vector(state: Any) -> mg.Tensor:
@@ -169,7 +169,7 @@ class Bridge(Module):
 
     def __call__(self, c: mg.Tensor) -> Any:
         values = self.activation(self.linear(c))
-        state = self._begin(c.shape[0])
+        state = undrawn(self._begin, c.shape[0])
         ends = list(itertools.accumulate(math.prod(s.shape[1:]) for s in float_parts(state)))
         parts = iter(mg.split(values, ends[:-1], axis=-1) if len(ends) > 1 else (values,))
         return tree.map(lambda s: next(parts).reshape(s.shape) if s.dtype.kind == "f" else s, state)
@@ -211,6 +211,8 @@ class Decoder(Module):
 
     def begin(self, x: mg.Tensor) -> tuple[Any, Any]:
         """The state before the first symbol, given x (B, Dx): the product with R is made here."""
+        if self.R is None and self.bridge is None:
+            raise ValueError("Decoder: made without Dx, it takes no x; give Dx=, the width of x")
         c = () if self.R is None else x @ self.R
         state = self.cell.initial_state(x.shape[0]) if self.bridge is None else self.bridge(x)
         return c, state
@@ -229,7 +231,16 @@ class Decoder(Module):
 
     def _symbols(self, ys: Any) -> mg.Tensor:
         W = self.embedding.W
-        return ys if isinstance(ys, mg.Tensor) else mg.Tensor(ys, backend=W.backend)
+        ys = ys if isinstance(ys, mg.Tensor) else mg.Tensor(ys, backend=W.backend)
+        narrow = ys.dtype.kind in "iu" and ys.dtype.itemsize < 8  # V may be too large for it
+        return ys.astype("int64") if narrow else ys  # type: ignore[no-any-return]
+
+    def _seen(self, ys: mg.Tensor, lengths: Any) -> mg.Tensor:
+        """What the T steps see: the start symbol and ys (T, B) but for the last; 0 in padding."""
+        T, B = ys.shape
+        real = real_steps(T, B, lengths, None, ys.backend, "Decoder")
+        ys = ys if real is None else mg.where(real, ys, 0)
+        return mg.concatenate([self.start(B).reshape(1, B), ys[:-1]]) if T else ys
 
     def start(self, batch: int) -> mg.Tensor:
         """The start symbol, (B,)."""
@@ -241,10 +252,8 @@ class Decoder(Module):
         The readout is one product over all steps.
         """
         ys = self._symbols(ys)
-        B = ys.shape[1]
-        seen = mg.concatenate([self.start(B).reshape(1, B), ys[:-1]])
-        c, state = self.initial_state(B) if x is None else self.begin(x)
-        us = self.embedding(seen)
+        c, state = self.initial_state(ys.shape[1]) if x is None else self.begin(x)
+        us = self.embedding(self._seen(ys, lengths))
         hs, _ = unroll(self.cell, us if isinstance(c, tuple) else us + c, state, lengths=lengths)
         return self.readout(hs)
 
@@ -254,22 +263,25 @@ class Decoder(Module):
         """log P(ys | x) of each row, (B,): the sum of its conditionals (eq 10.31-10.33)."""
         ys = self._symbols(ys)
         T, B = ys.shape
-        counts = real_steps(T, B, lengths, None, ys.backend)
+        counts = real_steps(T, B, lengths, None, ys.backend, "Decoder")
         nats = F.cross_entropy(
             self.logits(ys, x, lengths=lengths), ys, mask=counts, reduction="none"
         )
         return -mg.sum(nats, axis=0)
 
-    def greedy(self, x: Any, steps: int) -> mg.Tensor:
-        """The likeliest symbol at each step, given those chosen before, (steps, B)."""
+    def greedy(self, x: Any, steps: int, batch: int = 1) -> mg.Tensor:
+        """The likeliest symbol at each step, given those chosen before, (steps, B).
+
+        Without x, None, there are `batch` rows.
+        """
+        steps = arguments.size("steps", steps, least=0)
         with mg.no_grad():
-            state, chosen = self.begin(x), []
-            y = self.start(tree.flatten(state)[0][0].shape[0])
+            state = self.initial_state(batch) if x is None else self.begin(x)
+            chosen = [self.start(batch if x is None else tree.flatten(state)[0][0].shape[0])]
             for _ in range(steps):
-                o, state = self(y, state)
-                y = mg.argmax(o, -1)
-                chosen.append(y)
-            return mg.stack(chosen)
+                o, state = self(chosen[-1], state)
+                chosen.append(mg.argmax(o, -1))
+            return mg.stack(chosen)[1:]
 
 
 class EncoderDecoder(Module):

@@ -62,12 +62,13 @@ class AttentionDecoder(Decoder):
     def alignment(self, ys: Any, x: Encoded) -> mg.Tensor:
         """The weights (Ty, B, Tx) by which each symbol of ys (Ty, B) looked at each source step."""
         ys = self._symbols(ys)
-        y, state, rows = self.start(ys.shape[1]), self.begin(x), []
+        y, state = self.start(ys.shape[1]), self.begin(x)
+        rows = [self.looked(state)]
         for following in mg.unstack(ys):
             _, state = self(y, state)
             rows.append(self.looked(state))
             y = following
-        return mg.stack(rows)
+        return mg.stack(rows)[1:]
 
 
 class AttentionEncoderDecoder(EncoderDecoder):

@@ -22,7 +22,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import arguments, tree
 from minigrad.nn import Module
-from minigrad_rnn.unrolling import float_parts, initial_state, real_steps, step_flags, unroll
+from minigrad_rnn.unrolling import first_state, float_parts, real_steps, step_flags, unroll
 
 Loss = Callable[[Any, Any], mg.Tensor]
 After = Callable[[int, mg.Tensor], object]  # is told the steps done and the last piece's loss
@@ -101,7 +101,7 @@ class _Drawn:
     def __init__(self, cell: Any, batch: int) -> None:
         self.cell, self.draws = cell, mg.random.generator.detach()
         with mg.no_grad():
-            initial_state(cell, batch)
+            first_state(cell, batch)
 
     def initial_state(self, batch: int) -> Any:
         now = mg.random.generator.detach()
@@ -430,7 +430,7 @@ def _entered(state: Any) -> Any:
 
 
 def _first_state(cell: Any, piece: Piece, state: Any) -> Any:
-    return initial_state(cell, piece.rows) if state is None else state
+    return first_state(cell, piece.rows) if state is None else state
 
 
 def _pull_back(

@@ -48,10 +48,10 @@ def unroll(
     samples = None if ids is None else sample_numbers(ids, B, _backend(leaves, state))
     with drawing_for(samples and samples.fold(0)):
         if state is None:
-            state = initial_state(cell, B)
+            state = first_state(cell, B)
         elif leaves and hasattr(cell, "initial_state"):
             _check_state(cell, state, B)
-        start = initial_state(cell, B) if resets is not None else None
+        start = first_state(cell, B) if resets is not None else None
     home = _backend(leaves, state)
     xs = tree.map(lambda x: _tensor(x, home), xs)
     keep = real_steps(T, B, lengths, mask, home)
@@ -99,18 +99,16 @@ def _extent(leaves: Sequence[Any], steps: int | None, state: Any) -> tuple[int, 
     return int(T), int(B)
 
 
-def initial_state(cell: Any, batch: int) -> Any:
-    """What the cell begins with. Raises ValueError where it does not say."""
+def first_state(cell: Any, batch: int, caller: str = "unroll") -> Any:
+    """cell.initial_state(batch), or ValueError where the cell has none."""
     if not hasattr(cell, "initial_state"):
         name = getattr(cell, "__name__", type(cell).__name__)
-        raise ValueError(f"unroll: {name} has no initial_state(batch); pass state=")
+        raise ValueError(f"{caller}: {name} has no initial_state(batch); pass state=")
     return cell.initial_state(batch)
 
 
 def _check_state(cell: Any, state: Any, B: int) -> None:
-    draws = mg.random.generator.detach()
-    expected = [tuple(s.shape) for s in tree.flatten(cell.initial_state(B))[0]]
-    mg.random.generator.assign(draws)  # a noisy initial state that is not used draws nothing
+    expected = [tuple(s.shape) for s in tree.flatten(undrawn(cell.initial_state, B))[0]]
     given = [tuple(getattr(s, "shape", ())) for s in tree.flatten(state)[0]]
     if expected != given:
         raise mg.ShapeError(
@@ -118,31 +116,42 @@ def _check_state(cell: Any, state: Any, B: int) -> None:
         )
 
 
-def real_steps(T: int, B: int, lengths: Any, mask: Any, home: Any = None) -> mg.Tensor | None:
-    """The mask (T, B) that lengths or mask stand for, on a backend; None if all steps are real."""
+def undrawn(initial_state: Callable[[int], Any], batch: int) -> Any:
+    """initial_state(batch) for its shapes: a noisy one, which is not used, draws nothing."""
+    draws = mg.random.generator.detach()
+    state = initial_state(batch)
+    mg.random.generator.assign(draws)
+    return state
+
+
+def real_steps(
+    T: int, B: int, lengths: Any, mask: Any, home: Any = None, name: str = "unroll"
+) -> mg.Tensor | None:
+    """The mask (T, B) that lengths or mask stand for, on a backend; None if all steps are real.
+
+    Errors begin with `name`.
+    """
     if lengths is not None and mask is not None:
-        raise ValueError("unroll: give lengths or mask, not both")
+        raise ValueError(f"{name}: give lengths or mask, not both")
     if lengths is None:
         return step_flags(mask, T, B, "mask", home)
     sizes = _placed(lengths, home)
     if sizes.shape != (B,) or (B and sizes.dtype.kind not in "iu"):
         raise mg.ShapeError(
-            f"unroll: lengths are {B} integers, one a row, not {sizes.dtype} of shape {sizes.shape}"
+            f"{name}: lengths are {B} integers, one a row, not {sizes.dtype} of shape {sizes.shape}"
         )
-    _check_range(sizes, T)
+    _check_range(sizes, T, name)
     return mg.arange(T, backend=sizes.backend).reshape(T, 1) < sizes
 
 
-def _check_range(sizes: mg.Tensor, T: int) -> None:
+def _check_range(sizes: mg.Tensor, T: int, name: str) -> None:
     try:
         known = sizes.numpy()
     except mg.MinigradError:  # an input of a capture, which has no values yet
         return
     for row, n in enumerate(known):
         if not 0 <= n <= T:
-            raise ValueError(
-                f"unroll: row {row} has length {n}, which is not between 0 and T = {T}"
-            )
+            raise ValueError(f"{name}: row {row} has length {n}, which is not between 0 and {T}")
 
 
 def step_flags(flags: Any, T: int, B: int, name: str, home: Any = None) -> mg.Tensor | None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from minigrad import arguments
 from minigrad_rnn.text import TextError
 
 Pair = tuple[int, int]
@@ -30,6 +31,8 @@ class WordPieces:
         for left, right in merges:
             if not 0 <= min(left, right) <= max(left, right) < len(self.pieces):
                 raise TextError(f"merge {len(self.ranks)} joins {left} and {right}: no such piece")
+            if (left, right) in self.ranks:
+                raise TextError(f"merge {len(self.ranks)} joins {left} and {right} once more")
             self._merge((left, right))
 
     def _merge(self, pair: Pair) -> None:
@@ -50,6 +53,8 @@ class WordPieces:
 
         Of pairs that occur equally often, the one with the smaller numbers.
         """
+        if isinstance(texts, str):
+            raise TextError("WordPieces.learn: takes several texts, not one; give [text]")
         made = cls()
         counts = Counter(w for text in texts for w in WORD.findall(text))
         words = {tuple(_bytes(word)): n for word, n in counts.items()}
@@ -78,7 +83,11 @@ class WordPieces:
 
     def decode(self, pieces: Iterable[int]) -> str:
         """The text of pieces; bytes that are no UTF-8 by themselves become U+FFFD."""
-        return b"".join(self.pieces[int(p)] for p in pieces).decode("utf-8", errors="replace")
+        known = [int(p) for p in pieces]
+        for p in known:
+            if not 0 <= p < len(self):
+                raise TextError(f"piece {p} is not one of the {len(self)} pieces")
+        return b"".join(self.pieces[p] for p in known).decode("utf-8", errors="replace")
 
     def save(self, path: str | Path) -> None:
         """Write the merges as JSON."""
@@ -126,6 +135,11 @@ def modified_precision(
 
     matched = total = 0
     for candidate, own in zip(candidates, references, strict=True):
+        lists = not isinstance(own, str) and all(isinstance(text, Sequence) for text in own)
+        if not lists or any(isinstance(text, str) != isinstance(candidate, str) for text in own):
+            raise ValueError(
+                f"bleu: a candidate has a list of references, each a text, not {own!r}"
+            )
         most: Counter[tuple[Any, ...]] = Counter()
         for reference in own:
             most |= grams(reference)
@@ -141,6 +155,7 @@ def bleu(candidates: Sequence[Tokens], references: Sequence[Sequence[Tokens]], N
     BP = min(1, exp(1 - r / c)), c the length of all candidates, r of the references nearest to each
     in length. references: those of each candidate. 0 where no n-gram of some length matches.
     """
+    N = arguments.size("N", N)
     shares = [modified_precision(candidates, references, n) for n in range(1, N + 1)]
     if not all(matched for matched, _ in shares):
         return 0.0

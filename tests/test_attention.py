@@ -418,6 +418,13 @@ def test_wordpieces_are_saved_as_plain_json(tmp_path):
         again.encode("\ud800")
     with pytest.raises(TextError, match="merge 0 joins 97 and 256"):
         WordPieces([(97, 256)])
+    with pytest.raises(TextError, match="merge 1 joins 97 and 98 once more"):
+        WordPieces([(97, 98), (97, 98)])
+    with pytest.raises(TextError, match=r"takes several texts, not one; give \[text\]"):
+        WordPieces.learn("aaabdaaabac", 3)
+    for wrong in (-1, len(again)):
+        with pytest.raises(TextError, match=f"piece {wrong} is not one of the {len(again)} pieces"):
+            again.decode([97, wrong])
 
 
 # --- BLEU ----------------------------------------------------------------------------------------
@@ -460,3 +467,16 @@ def test_bleu_is_its_definition():
     assert pair == pytest.approx(np.exp(1 - 9 / 8) * (7 / 8 * 5 / 6) ** 0.5, rel=1e-12)
     # of references equally near the shorter one counts
     assert bleu(["abc"], [["ab", "abcd"]], N=1) == 1
+
+
+def test_bleu_wants_a_list_of_references_for_each_candidate():
+    for candidate, flat in [(["a", "b"], ["a", "b"]), ("ab", "ab"), ([1, 2], [1, 2])]:
+        with pytest.raises(ValueError, match="a candidate has a list of references, each a text"):
+            bleu([candidate], [flat], N=1)
+    with pytest.raises(ValueError, match="N=0: give an integer >= 1"):
+        bleu(["a"], [["a"]], N=0)
+
+
+def test_no_steps_have_no_alignment(backend):
+    net = seq2seq("luong", np.random.default_rng(15))
+    assert net.alignment([[1] * B] * Tx, np.zeros((0, B), int)).shape == (0, B, Tx)

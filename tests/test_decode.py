@@ -11,7 +11,7 @@ import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad import nn
 from minigrad_rnn.catalogue import CATALOGUE
-from minigrad_rnn.decode import beam, coverage_penalty, draw, length_penalty
+from minigrad_rnn.decode import beam, coverage_penalty, draw, length_penalty, narrowed
 from minigrad_rnn.language import CharacterModel
 from minigrad_rnn.patterns import Embedded, Readout
 from tests.oracles import beam as oracle
@@ -249,8 +249,10 @@ def test_no_rows_and_a_source_without_attention(backend):
     model = tables(1, 2, seed=0)
     assert search(model, [], 2, 2, 1) == []
     model.attention[..., 1] = 0  # the second source symbol is never looked at
-    [[h]] = search(model, [0], 2, 9, 1, 0.6, 1.0)
-    assert h.score == -math.inf
+    with pytest.raises(
+        ValueError, match=r"no hypothesis of row 0 looks at the whole .* give real="
+    ):
+        search(model, [0], 2, 9, 1, 0.6, 1.0)
     real = np.array([[True, False]])
     how = {"end": END, "steps": 2, "width": 9, "beta": 1.0, "real": real}
     [[h]] = beam(model, [V], model.begin([0]), alignment=lambda s: s["read"][1], **how)
@@ -266,6 +268,14 @@ def test_what_cannot_be_searched_says_so(backend):
         beam(model, [V], state, end=END, steps=2, alpha=-1)
     with pytest.raises(ValueError, match="needs alignment="):
         beam(model, [V], state, end=END, steps=2, beta=0.1)
+    for start in ([V] * 3, []):
+        with pytest.raises(mg.ShapeError, match=f"start has {len(start)} rows, but the state a "):
+            beam(model, np.array(start, int), state, end=END, steps=2)
+    with pytest.raises(ValueError, match=r"beam: <lambda> has no initial_state\(batch\); pass"):
+        beam(lambda y, state: (y, state), [V], end=END, steps=2)
+    how = {"beta": 1.0, "alignment": lambda s: s["read"][1], "real": np.ones((2, 2), bool)}
+    with pytest.raises(mg.ShapeError, match=r"real is \(B, S\) = \(1, 2\), not \(2, 2\)"):
+        beam(model, [V], state, end=END, steps=2, **how)
     with pytest.raises(mg.ShapeError, match="V > end = 3"):
         beam(model, [V], state, end=V, steps=2)
     with pytest.raises(mg.ShapeError, match="one symbol a row"):
@@ -274,3 +284,16 @@ def test_what_cannot_be_searched_says_so(backend):
         model.logits[0, 0, 1] = wrong
         with pytest.raises(ValueError, match=r"logits of step 1 are NaN or \+inf"):
             beam(model, [V], state, end=END, steps=2)
+
+
+def test_a_share_of_1_keeps_every_symbol(backend):
+    """50000 equal ones: sums in float32 pass 0.9999 far from where they should, 1 too."""
+    logits = mg.Tensor(np.arange(50000) * 1e-6, dtype="float32")
+    assert np.isfinite(narrowed(logits, top_p=1.0).numpy()).all()
+    share = np.sort(np.exp(logits.numpy().astype("float64")))[::-1]
+    for p in (0.5, 0.999, 0.99999):
+        kept = np.isfinite(narrowed(logits, top_p=p).numpy()).sum()
+        least = 1 + (np.cumsum(share / share.sum()) < p).sum()
+        assert abs(kept - least) <= 1  # ties of float32 logits stay in
+    tail = mg.Tensor([20.0, 0, -20, -60])
+    assert np.isfinite(narrowed(tail, top_p=1).numpy()).all()

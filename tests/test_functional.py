@@ -323,3 +323,14 @@ def test_arguments_out_of_range() -> None:
         F.mse(x, x, reduction="avg")
     with pytest.raises(ValueError, match="classes=0: give an integer >= 1"):
         F.one_hot(mg.Tensor([0]), 0)
+
+
+def test_labels_may_be_bytes(backend: str) -> None:
+    labels = np.array([0, 128, 255])
+    logits = mg.random.normal(mg.random.key(1), (3, 256))
+    expected = np.zeros((3, 256))
+    expected[[0, 1, 2], labels] = 1
+    np.testing.assert_array_equal(F.one_hot(labels.astype("uint8"), 256).numpy(), expected)
+    found = F.cross_entropy(logits, labels.astype("uint8"), reduction="none").numpy()
+    by_hand = np.log(np.exp(logits.numpy()).sum(-1)) - logits.numpy()[[0, 1, 2], labels]
+    np.testing.assert_allclose(found, by_hand, rtol=1e-5)

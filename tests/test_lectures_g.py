@@ -618,3 +618,50 @@ def test_padded_sequences():
     ys, lengths = padded([np.ones((1, 2)), np.zeros((0, 2))])
     assert ys.shape == (1, 2, 2)
     assert padded([(), ()])[0].shape == (0, 2)
+    ys, lengths = padded([[1, 2], [0.5], np.zeros((0,))])
+    assert ys.tolist() == [[1, 0.5, 0], [2, 0, 0]]
+    with pytest.raises(
+        mg.ShapeError, match=r"elements of one shape are needed, not \[\(1,\), \(2,\)"
+    ):
+        padded([np.ones((2, 2)), np.ones((1, 1))])
+
+
+def test_a_gaussian_takes_outputs_and_numbers_that_fit(backend):
+    for n, o, y in [
+        (1, (4, 2), (4,)),
+        (3, (4, 6), (4, 1)),
+        (3, (4, 2), (4, 3)),
+        (1, (1, 2), (4, 1)),
+    ]:
+        with pytest.raises(mg.ShapeError, match="Gaussian: o "):
+            Gaussian(n).log_density(mg.ones(o), mg.ones(y))
+    p = Sequences(lambda y, state: (mg.stack([y, y], -1), state), Gaussian(1))
+    with pytest.raises(mg.ShapeError, match="Gaussian: o "):
+        p.log_probability(mg.ones((3, 3)), state=(), start=mg.ones(3))
+
+
+def test_a_model_of_another_width_gives_no_samples(backend):
+    p = Sequences(sequences(stop="known").model, Categorical(V - 1))
+    with pytest.raises(mg.ShapeError, match="puts out 3 numbers"):
+        p.sample(2, 3, key=mg.random.key(0))
+
+
+def test_a_start_is_not_cut_to_an_integer(backend):
+    numbers = sequences(stop="known", output="numbers")
+    with pytest.raises(mg.DtypeError, match="begin with integers, not float64: convert start"):
+        numbers.log_probability(np.ones((3, 2, D), int), start=np.full((2, D), 0.9))
+
+
+def test_bytes_are_symbols(backend):
+    model = Readout(Embedded(nn.Embedding(257, D), rnn.RNNCell(D, H)), nn.Linear(H, 256))
+    ys = np.array([[0, 255], [7, 254]])
+    p = Sequences(model, Categorical(256))
+    same_bits(p.log_probability(ys.astype("uint8")), p.log_probability(ys))
+
+
+def test_evidence_of_probability_0_says_nothing_of_what_is_missing(backend):
+    table = Table(2, 2)
+    table.fit(np.zeros((2, 5), int))
+    p = Sequences(table, Categorical(2))
+    with pytest.raises(ValueError, match="missing_values: the symbols given have probability 0"):
+        missing_values(p.log_probability, [1, 0], np.array([False, True]), 2)

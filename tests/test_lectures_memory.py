@@ -303,6 +303,21 @@ def test_cophenetic_correlation_of_scipy():
         close(r, np.corrcoef(theirs, heights)[0, 1])
 
 
+def test_a_correlation_needs_two_heights():
+    with pytest.raises(ValueError, match="must meet at two heights or more"):
+        languages.tree_correlation(np.eye(2), np.array([[0, 1], [1, 0]]))
+    with pytest.raises(ValueError, match="must meet at two heights or more"):
+        languages.tree_correlation(np.diag([1.0, 2, 3]), 1 - np.eye(3))
+
+
+def test_no_language_is_below_0(backend):
+    with pytest.raises(mg.IndexRangeError, match="languages are integers from 0, not -1"):
+        with_target([[1, 2]], [0, -1], V)
+    model = MultilingualDecoder(V, D, rnn.RNNCell(D + E, H), H, L, E)
+    with pytest.raises(mg.IndexRangeError, match="languages are integers from 0, not -1"):
+        model.log_probability([[1, 2]], [0, -1])
+
+
 # --- H4 (iii): word embeddings -------------------------------------------------------------------
 
 

@@ -327,6 +327,54 @@ def test_ten_images_and_their_captions_are_learned_exactly(backend, condition):
     assert (net.greedy(images, 5).numpy() == captions).all()
 
 
+@pytest.mark.parametrize("languages", [False, True])
+def test_no_symbols_have_probability_1(backend, languages):
+    rng = np.random.default_rng(21)
+    net, x = decoder("gru", "both", rng), mg.Tensor(rng.normal(size=(B, Dx)))
+    if languages:
+        cell = random_cell("gru", D + 2, H, rng)
+        net, x = rnn.MultilingualDecoder(V, D, cell, H, B, 2, dtype="float64"), np.arange(B)
+    nothing = np.zeros((0, B), int)
+    assert net.logits(nothing, x).shape == (0, B, V)
+    assert net.log_probability(nothing, x).tolist() == [0] * B
+    assert net.greedy(x, 0).shape == (0, B)
+
+
+def test_padding_may_hold_what_is_no_symbol(backend):
+    rng = np.random.default_rng(22)
+    net, x = decoder("gru", "both", rng), mg.Tensor(rng.normal(size=(B, Dx)))
+    ys, lengths = rng.integers(0, V, (T, B)), [T, 2, 0]
+    padded = np.where(np.arange(T)[:, None] < lengths, ys, 99)
+    found = net.log_probability(padded, x, lengths=lengths)
+    same_bits(found, net.log_probability(ys, x, lengths=lengths))
+
+
+def test_bytes_are_symbols_of_a_decoder(backend):
+    net, ys = Decoder(256, D, rnn.RNNCell(D, H), H), np.array([[0, 255], [7, 254]])
+    same_bits(net.log_probability(ys.astype("uint8")), net.log_probability(ys))
+
+
+def test_a_decoder_without_dx_takes_no_x(backend):
+    net = EncoderDecoder(rnn.Recurrent(rnn.LSTMCell(3, 4)), Decoder(5, 3, rnn.LSTMCell(3, 4), 4))
+    xs = mg.ones((T, B, 3))
+    with pytest.raises(ValueError, match="Decoder: made without Dx, it takes no x"):
+        net.log_probability(xs, [[1] * B])
+    with pytest.raises(ValueError, match="Decoder: made without Dx"):
+        net.greedy(xs, 2)
+    found = net.decoder.greedy(None, 3, batch=2).numpy()
+    logits = net.decoder.logits(found).numpy()
+    assert (logits.argmax(-1) == found).all()
+
+
+def test_the_size_of_a_noisy_state_draws_nothing(backend):
+    cell = rnn.NoisyState(rnn.RNNCell(D, H), 0.5)
+    bridge, before = Bridge(2, cell), mg.random.generator.detach()
+    assert state_size(cell) == H
+    same_bits(mg.random.generator, before)
+    bridge(mg.ones((B, 2)))
+    same_bits(mg.random.generator, before)
+
+
 # --- B10: hidden and output recurrence ------------------------------------------------------------
 
 

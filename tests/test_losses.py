@@ -355,3 +355,19 @@ def test_what_a_mixture_refuses():
         MixtureDensity(0)
     with pytest.raises(ValueError, match="bias=-1"):
         density.sample(mg.zeros((2, 13)), bias=-1)
+
+
+def test_a_mixture_begins_with_zeros(backend):
+    assert MixtureDensity(3).start(4).tolist() == [[0, 0]] * 4
+    assert MixtureDensity(3, strokes=True).start(4).shape == (4, 3)
+
+
+def test_targets_may_be_bytes(backend):
+    logits = mg.random.normal(mg.random.key(1), (5, 2, 257))
+    targets = np.array([[255, 1], [254, 2]])
+    close(ctc(logits, targets.astype("uint8")), ctc(logits, targets).item(), 0)
+
+
+def test_lengths_of_targets_are_named():
+    with pytest.raises(ValueError, match=r"ctc targets: row 0 has length 5, .* between 0 and 3"):
+        ctc(mg.ones((4, 2, 3)), np.ones((3, 2), int), target_lengths=[5, 1])

@@ -369,3 +369,10 @@ def test_a_memory_network_names_what_does_not_fit(backend):
         MemoryNetwork(D, H, tying="none")
     with pytest.raises(mg.ShapeError, match=r"facts \(N, B, D\) and a query \(B, 4\)"):
         MemoryNetwork(D, H)(mg.zeros((5, B, D)), mg.zeros((B, H + 1)))
+
+
+@pytest.mark.parametrize("tying", memory.TYINGS)
+def test_no_facts_at_all_are_rows_without_facts(backend, tying):
+    net, query = MemoryNetwork(3, 4, tying=tying), mg.random.normal(mg.random.key(1), (2, 4))
+    nothing = net(mg.zeros((0, 2, 3)), query)
+    same_bits(nothing, net(mg.ones((5, 2, 3)), query, lengths=[0, 0]))
