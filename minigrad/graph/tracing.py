@@ -24,6 +24,7 @@ from minigrad.errors import MinigradError, ShapeError
 from minigrad.graph.circumstances import Circumstances
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import CaptureError, Graph, Instruction, Operand, Value
+from minigrad.graph.sources import Argument, Gradient, Held, Source, refuse_twice
 from minigrad.op import (
     NOTHING,
     REGISTRY,
@@ -99,51 +100,7 @@ def unreadable() -> CaptureError:
     )
 
 
-# --- where inputs come from, and where outputs go ------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Argument:
-    """Input or output: the n-th leaf of the call's arguments, a tensor or an array."""
-
-    position: int
-
-    def place(self, arguments: Sequence[Any]) -> Tensor:
-        """The tensor to assign in a call with these leaves of arguments."""
-        given = arguments[self.position]
-        if not isinstance(given, Tensor) or not given.is_leaf:
-            raise CaptureError(f"argument {self.position} is assigned: pass a tensor, and a leaf")
-        return given
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Input or output: the value of a tensor that existed before the call."""
-
-    tensor: Tensor
-
-    def place(self, arguments: Sequence[Any]) -> Tensor:
-        """The tensor."""
-        return self.tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """Input or output: the `.grad` of a leaf from before the call, or of the n-th argument."""
-
-    node: Node
-    position: int | None = None
-
-    def place(self, arguments: Sequence[Any]) -> Node:
-        """The node whose .grad is meant in a call with these leaves of arguments."""
-        given = self if self.position is None else arguments[self.position]
-        node: Node | None = getattr(given, "node", None)  # an array has none
-        if node is None:
-            raise CaptureError(f"captured with an argument {self.position} that requires_grad")
-        return node
-
-
-Source = Argument | Held | Gradient
+# --- a captured function -----------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -168,8 +125,10 @@ class Captured:
         if was := self.circumstances.difference():
             raise CaptureError(f"captured {was}, which is otherwise now; capture it anew")
         leaves, _ = tree.flatten(args)
-        inputs = self.inputs(args)
-        _refuse_twice(leaves, self.targets)
+        inputs = self.inputs(leaves)
+        if (nest := _nest(args)) != self.nest:
+            raise CaptureError(f"captured for arguments {self.nest}, not {nest}")
+        refuse_twice(leaves, self.targets)
         places = [target.place(leaves) for target in self.targets]
         cleared = [gradient.place(leaves) for gradient in self.cleared]
         outputs = [y.detach() for y in evaluate(self.graph, inputs)]
@@ -184,16 +143,13 @@ class Captured:
         results = iter(outputs[:count])
         return self.rebuild([next(results) if isinstance(x, Value) else x for x in self.returned])
 
-    def inputs(self, args: tuple[Any, ...]) -> list[Tensor]:
-        """The graph's inputs for a call's arguments.
+    def inputs(self, leaves: Sequence[Any]) -> list[Tensor]:
+        """The graph's inputs for the leaves of a call's arguments.
 
-        Raises CaptureError for arguments of another signature.
+        Raises CaptureError for leaves of another signature.
         """
-        leaves, _ = tree.flatten(args)
         if len(leaves) != len(self.arguments):
             raise CaptureError(f"captured for {len(self.arguments)} arguments, not {len(leaves)}")
-        if (nest := _nest(args)) != self.nest:
-            raise CaptureError(f"captured for arguments {self.nest}, not {nest}")
         for i, (was, now) in enumerate(zip(self.arguments, leaves, strict=True)):
             if not (_spec(now) == was if isinstance(was, Spec) else _same(was, now)):
                 shown = _spec(now) if _is_array(now) else repr(now)
@@ -222,17 +178,6 @@ def _spec(x: Any) -> Spec | None:
 
 def _nest(args: tuple[Any, ...]) -> str:
     return repr(tree.map(lambda leaf: ..., args)).replace("Ellipsis", "...")
-
-
-def _refuse_twice(leaves: Sequence[Any], targets: Sequence[Source]) -> None:
-    """Refuse one tensor at two positions where its gradient or an assignment would be lost."""
-    assigned = {target.position for target in targets if isinstance(target, Argument)}
-    first: dict[int, int] = {}
-    for i, x in enumerate(leaves):
-        if isinstance(x, Tensor):
-            before = first.setdefault(id(x if x.node is None else x.node), i)
-            if before != i and (x.node is not None or assigned & {before, i}):
-                raise CaptureError(f"one tensor is argument {before} and {i}; pass it once")
 
 
 def _same(was: Any, now: Any) -> bool:
@@ -265,7 +210,7 @@ def capture(f: Callable[..., Any], *args: Any) -> Captured:
             returned, rebuild_result = tree.flatten(result)
             returned = [recorder.value(x) if isinstance(x, Tensor) else x for x in returned]
             targets, outputs, cleared = recorder.changes()
-            _refuse_twice(leaves, targets)
+            refuse_twice(leaves, targets)
             for target in targets:
                 target.place(leaves)
             hooked = recorder.hooked()
