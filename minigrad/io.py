@@ -132,8 +132,9 @@ def _sweep(target: Path) -> None:
 def _rotate(target: Path, keep: int) -> None:
     older = [target, *(target.with_suffix(f".{i}{target.suffix}") for i in range(1, keep))]
     for newer, place in reversed(list(itertools.pairwise(older))):
-        if newer is not target and newer.exists():
-            os.replace(newer, place)
+        if newer is not target:
+            with contextlib.suppress(FileNotFoundError):  # none yet, or just moved by another
+                os.replace(newer, place)
         elif newer.exists():  # target itself stays in place until the new one replaces it
             spare = target.with_name(f".{target.name}.{os.getpid()}-old.tmp")
             try:

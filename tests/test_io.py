@@ -281,6 +281,15 @@ def test_what_another_process_renames_meanwhile_is_none_of_ours(
     assert mg.load(path)[0]["x"].tolist() == [1.0] * 3
 
 
+def test_older_files_that_another_process_moves_meanwhile_are_none_of_ours(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mg.save(path, {}, {"n": 0})
+    monkeypatch.setattr(Path, "exists", lambda self: True)  # as it was a moment ago
+    mg.save(path, {}, {"n": 1}, keep=4)
+    assert [mg.load(p)[1]["n"] for p in (path, path.with_suffix(f".1{path.suffix}"))] == [1, 0]
+
+
 def test_debug_reads_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where other bytes reach the disk, the debug switch notices before the rename."""
     mg.save(path, {"x": np.ones(3)}, {"old": True})
