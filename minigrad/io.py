@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from minigrad import arguments
 from minigrad.backend import Backend
 from minigrad.errors import CheckpointError, MinigradError
 from minigrad.tensor import Tensor, check_dtype
@@ -26,7 +27,7 @@ from minigrad.tensor import Tensor, check_dtype
 FORMAT = 1
 HEADER_LIMIT = 1 << 24  # bytes of names and shapes; a tensor takes about a hundred
 ENTRY = "minigrad"  # the one metadata entry of a file, so that its bytes do not depend on an order
-_NAME = re.compile(r"(?=.{1,1000}\Z)[\w-]+(\.[\w-]+)*")
+_NAME = re.compile(r"(?=.{1,1000}\Z)[\w-]+([./][\w-]+)*")  # no "..", no path from /
 Arrays = dict[str, np.ndarray]
 
 
@@ -41,8 +42,10 @@ def save(
     Nested names are joined by dots: {"model": {"Wx": t}} gives "model.Wx". The suffix chooses the
     format: .safetensors or .npz. A kill, or a full disk, at any moment leaves the old file or the
     new one. With keep > 1 the files before stay as name.1.suffix (the last), name.2.suffix ...
-    Raises CheckpointError if a name, a value or the disk does not allow it.
+    Raises CheckpointError if a name (words joined by dots or slashes), a value or the disk does not
+    allow it.
     """
+    keep = arguments.size("keep", keep)
     target = Path(os.path.realpath(path))
     if not isinstance(tensors, Mapping):
         hint = "; pass its .state_dict()" * hasattr(tensors, "state_dict")
@@ -121,15 +124,17 @@ def _encoded(path: Path, metadata: dict[str, Any]) -> str:
 def _sweep(target: Path) -> None:
     """Remove what saves of this file that were killed an hour ago or more have left."""
     for old in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        if time.time() - old.stat().st_mtime > 3600:
-            old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process's, that has just renamed it
+            if time.time() - old.stat().st_mtime > 3600:
+                old.unlink()
 
 
 def _rotate(target: Path, keep: int) -> None:
     older = [target, *(target.with_suffix(f".{i}{target.suffix}") for i in range(1, keep))]
     for newer, place in reversed(list(itertools.pairwise(older))):
-        if newer is not target and newer.exists():
-            os.replace(newer, place)
+        if newer is not target:
+            with contextlib.suppress(FileNotFoundError):  # none yet, or just moved by another
+                os.replace(newer, place)
         elif newer.exists():  # target itself stays in place until the new one replaces it
             spare = target.with_name(f".{target.name}.{os.getpid()}-old.tmp")
             try:
@@ -313,7 +318,7 @@ def _suffix(path: Path) -> str:
 
 def _checked_name(path: Path, name: str) -> str:
     if not _NAME.fullmatch(name) or name == "__metadata__":
-        _refuse(path, f"{name[:80]!r} is no name of a tensor: words joined by dots")
+        _refuse(path, f"{name[:80]!r} is no name of a tensor: words joined by dots or slashes")
     return name
 
 

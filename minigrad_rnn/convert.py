@@ -9,6 +9,7 @@ stand. All conversion goes gate by gate, through one pair of functions, `_taken_
 Each layout numbers layers and directions as its framework does. torch: `weight_ih_l1_reverse`.
 The others have one object a layer, and names begin with the layer's number, from 0, and the
 direction where there are several: `1/backward/kernel`. ONNX stacks directions along the first axis.
+Both directions of a layer must be alike. minigrad.save takes what `export` gives.
 Keras gives them as {v.name: v.numpy() for v in layer.weights}, Flax as
 flax.traverse_util.flatten_dict(parameters of the cell, sep="/").
 """
@@ -162,13 +163,16 @@ def export(model: Any, framework: str) -> Arrays:
 
     Where a framework has two biases, the second one is 0 but where it is a term of its own (inside
     the GRU's reset). What the cells compute does not change, and `load` gives the same bits back.
-    Raises ValueError for a framework that is not known, and for a cell that it does not have.
+    Raises ValueError for a framework that is not known, for a cell that it does not have, for two
+    directions that are not alike, and for a model with parameters that are no cell's.
     """
     layout = _layout(framework)
     found: Arrays = {}
     depth = len(layers := list(_layers(model)))
     for number, cells in enumerate(layers):
         parts = [_converted(cell, layout, framework) for cell in cells]
+        if len(kinds := {_described(cell): None for cell in cells}) > 1:
+            raise ValueError(f"two directions are to be of one kind, not {' and '.join(kinds)}")
         for name in parts[0]:
             for direction, arrays in zip(("forward", "backward"), parts):
                 place = _place(framework, name, number, direction, depth, len(parts))
@@ -176,6 +180,7 @@ def export(model: Any, framework: str) -> Arrays:
                     found[place] = np.stack([arrays[name] for arrays in parts])
                 else:
                     found[place] = arrays[name]
+    _refuse_others(model)
     return found
 
 
@@ -190,10 +195,13 @@ def load(model: Any, weights: Mapping[str, Any], framework: str, prefix: str = "
         raise mg.StateDictError(
             f"the weights are a dict of arrays by name, not a {type(weights).__name__}"
         )
+    if others := [name for name in weights if not isinstance(name, str)]:
+        raise mg.StateDictError(f"the names of weights are text, not {others[0]!r}")
     given = {k[len(prefix) :]: np.asarray(v) for k, v in weights.items() if k.startswith(prefix)}
     layout = _layout(framework)
     _check(given, export(model, framework), f"{type(model).__name__} and {framework}")
     depth = len(layers := list(_layers(model)))
+    ready = []
     for number, cells in enumerate(layers):
         for d, (cell, direction) in enumerate(zip(cells, ("forward", "backward"))):
             arrays = {}
@@ -202,7 +210,9 @@ def load(model: Any, weights: Mapping[str, Any], framework: str, prefix: str = "
                 arrays[name] = value[d] if framework == "onnx" else value
             blocks = _taken_apart(arrays, layout, _kind(cell), _has_bias(cell))
             own = _put_together(_folded(blocks, _kind(cell)), OURS, _kind(cell), _has_bias(cell))
-            cell.load_state_dict(own)
+            ready.append((cell, own))
+    for cell, own in ready:
+        cell.load_state_dict(own)
 
 
 def _check(given: Arrays, expected: Arrays, what: str) -> None:
@@ -245,6 +255,15 @@ def _layers(model: Any) -> Iterator[tuple[Any, ...]]:
         yield (model,)
 
 
+def _refuse_others(model: Any) -> None:
+    """Refuse what a framework's recurrent layer has no place for: a learned start, a readout."""
+    cells = [cell for layer in _layers(model) for cell in layer]
+    known = {id(p) for cell in cells for _, p in cell.named_parameters()}
+    for name, parameter in model.named_parameters() if isinstance(model, mg.nn.Module) else ():
+        if id(parameter) not in known:
+            raise ValueError(f"{name} is no cell's, and would be lost; convert the cell alone")
+
+
 _KINDS = {
     RNNCell: "rnn",
     LSTMCell: "lstm",
@@ -264,6 +283,11 @@ def _kind(cell: Any) -> str:
 
 def _has_bias(cell: Any) -> bool:
     return cell.b is not None
+
+
+def _described(cell: Any) -> str:
+    sizes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in cell.state_dict().items())
+    return f"{_kind(cell)} of {sizes}"
 
 
 def _place(

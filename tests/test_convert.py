@@ -409,6 +409,57 @@ def test_what_a_framework_cannot_express_is_refused(cell, framework, message):
         convert.load(cell, {}, framework)
 
 
+@pytest.mark.parametrize("framework", ["torch", "keras", "onnx"])
+@pytest.mark.parametrize(
+    ("ahead", "behind", "message"),
+    [
+        (rnn.LSTMCell(D, H), rnn.LSTMCell(D, H, bias=False), r"lstm .*, b \(16,\) and lstm "),
+        (rnn.LSTMCell(D, H, bias=False), rnn.LSTMCell(D, H), r" and lstm .*, b \(16,\)"),
+        (rnn.LSTMCell(D, H), rnn.GRUCell(D, H), "lstm .* and gru"),
+        (rnn.LSTMCell(D, H), rnn.LSTMCell(D, H + 1), r"Wh \(4, 16\).* and .*Wh \(5, 20\)"),
+    ],
+    ids=["bias ahead", "bias behind", "kind", "size"],
+)
+def test_two_directions_that_are_not_alike(framework, ahead, behind, message):
+    model = rnn.Bidirectional(ahead, behind)
+    with pytest.raises(ValueError, match=f"two directions are to be of one kind, not .*{message}"):
+        convert.export(model, framework)
+    before = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="two directions"):
+        convert.load(model, {}, framework)
+    same_arrays({name: value.numpy() for name, value in model.state_dict().items()}, before)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (rnn.LearnedState(rnn.LSTMCell(D, H)), "start.0"),
+        (rnn.OutputFeedback(rnn.RNNCell(D, H), mg.nn.Linear(H, D)), "readout.W"),
+        (rnn.Stack([rnn.LSTMCell(D, H), rnn.LearnedState(rnn.LSTMCell(H, H))]), "cells.1.start.0"),
+    ],
+)
+def test_what_is_no_cells_is_not_dropped(model, name):
+    with pytest.raises(ValueError, match=f"{name} is no cell's, and would be lost"):
+        convert.export(model, "torch")
+    with pytest.raises(ValueError, match=f"{name} is no cell's"):
+        convert.load(model, {}, "torch")
+
+
+def test_names_that_are_no_text():
+    with pytest.raises(mg.StateDictError, match="the names of weights are text, not 0"):
+        convert.load(rnn.LSTMCell(D, H), {0: np.ones(1)}, "torch")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+@pytest.mark.parametrize("framework", ["torch", "keras", "onnx", "flax", "haste"])
+def test_exported_weights_go_through_a_file(tmp_path, framework, suffix):
+    net, path = layers_of("gru", 2, np.random.default_rng(16)), tmp_path / f"weights.{suffix}"
+    mg.save(path, convert.export(net, framework))
+    back = layers_of("gru", 2)
+    convert.load(back, mg.load(path)[0], framework)
+    same_bits(back.state_dict(), net.state_dict())
+
+
 def test_exported_arrays_are_copies():
     cell = rnn.RNNCell(D, H)
     convert.export(cell, "keras")["kernel"][:] = 0

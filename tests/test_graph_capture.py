@@ -196,6 +196,73 @@ def test_the_gradient_of_an_argument_goes_to_the_argument_of_the_call(backend):
     np.testing.assert_array_equal(other.grad.numpy(), [6.0, 10.0])
 
 
+def test_an_argument_that_is_assigned_is_the_one_of_the_call(backend):
+    def descend(x, rate):
+        x.grad = None
+        (x * x).sum().backward()
+        x.assign(x - rate * x.grad)
+        return x * 1
+
+    x, rate = leaf([1.0, 2.0]), mg.Tensor(0.25, dtype="float64")
+    captured = capture(descend, x, rate)
+    assert x.numpy().tolist() == [1.0, 2.0]
+    other = leaf([4.0, 8.0])
+    for expected in ([2.0, 4.0], [1.0, 2.0]):
+        assert captured(other, rate).numpy().tolist() == expected
+        assert other.numpy().tolist() == expected
+    assert x.numpy().tolist() == [1.0, 2.0]
+    count = mg.Tensor(1.0)
+    capture(lambda n: n.assign(n + 1), count)(count)
+    assert float(count) == 2
+
+
+def test_an_argument_that_is_assigned_must_be_a_leaf_tensor(backend):
+    def f(x, y):
+        y.assign(y * 2)
+        kept.assign(kept + x)
+
+    kept, x = mg.Tensor(0.0), mg.Tensor(1.0)
+    captured = capture(f, x, mg.Tensor(3.0, dtype="float64"))
+    for wrong in (np.array(3.0), leaf(3.0) * 1):
+        with pytest.raises(CaptureError, match="argument 1 is assigned: pass a tensor, and a leaf"):
+            captured(x, wrong)
+    assert float(kept) == 0  # all or nothing
+    with pytest.raises(CaptureError, match="argument 1 is assigned"):
+        capture(f, x, np.array(3.0))
+
+
+def test_one_tensor_at_two_positions(backend):
+    """Its gradient would be that of one position alone; where nothing is lost it is allowed."""
+
+    def both(x, y):
+        (x * y).sum().backward()
+
+    a, b = leaf([1.0]), leaf([2.0])
+    with pytest.raises(CaptureError, match="one tensor is argument 0 and 1; pass it once"):
+        capture(both, a, a)
+    captured = capture(both, a, b)
+    with pytest.raises(CaptureError, match="one tensor is argument 0 and 1"):
+        captured(b, b)
+    captured(a, b)
+    assert (a.grad.tolist(), b.grad.tolist()) == ([2.0], [1.0])
+    data = mg.Tensor([3.0])
+    with pytest.raises(CaptureError, match="one tensor"):
+        capture(lambda x, y: y.assign(x + y), data, data)
+    assert capture(lambda x, y: x * y, data, data)(data, data).tolist() == [9.0]
+
+
+def test_arguments_are_nested_as_they_were(backend):
+    one, two = mg.Tensor(1.0), mg.Tensor(2.0)
+    named = capture(lambda pair: sum(pair.values()), {"a": one, "b": two})
+    with pytest.raises(CaptureError, match=r"arguments \(\{'a': \.\.\., 'b': .*, not \(\{'c'"):
+        named({"c": one, "d": two})
+    assert float(named({"b": one, "a": two})) == 3
+    parts = capture(lambda x, y: len(x), (one, one), (two,))
+    for wrong in [((one,), (one, two)), ([one, one], (two,))]:
+        with pytest.raises(CaptureError, match="captured for arguments"):
+            parts(*wrong)
+
+
 def test_random_numbers_are_the_generators_and_move_it_on(backend):
     captured = capture(lambda: mg.random.uniform(None, (3,)))
     mg.random.seed(7)

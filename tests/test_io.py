@@ -127,7 +127,10 @@ def test_saving_wants_names_values_and_a_suffix_it_knows(tmp_path: Path) -> None
     good = tmp_path / "a.npz"
     cases = [
         (tmp_path / "a.pt", {}, {}, "must end in .safetensors or .npz"),
-        (good, {"a/b": np.ones(1)}, {}, "'a/b' is no name"),
+        (good, {"a/../b": np.ones(1)}, {}, "'a/../b' is no name"),
+        (good, {"/a": np.ones(1)}, {}, "'/a' is no name"),
+        (good, {"a//b": np.ones(1)}, {}, "'a//b' is no name"),
+        (good, {"C:a": np.ones(1)}, {}, "'C:a' is no name"),
         (good, {"..": np.ones(1)}, {}, "no name"),
         (good, {"__metadata__": np.ones(1)}, {}, "no name"),
         (good, {"a": {"b": np.ones(1)}, "a.b": np.ones(1)}, {}, "two tensors are called 'a.b'"),
@@ -152,6 +155,22 @@ def test_the_last_n_are_kept(path: Path) -> None:
     steps = [path, path.with_suffix(f".1{path.suffix}"), path.with_suffix(f".2{path.suffix}")]
     assert [mg.load(p)[1]["step"] for p in steps] == [4, 3, 2]
     assert len(list(path.parent.iterdir())) == 3
+
+
+@pytest.mark.parametrize("keep", [0, -1, True, 1.5])
+def test_at_least_one_is_kept(path: Path, keep: object) -> None:
+    with pytest.raises(ValueError, match=f"keep={keep}: give an integer >= 1"):
+        mg.save(path, {}, keep=keep)
+    assert not path.exists()
+
+
+def test_names_with_slashes_are_read_by_others(tmp_path: Path) -> None:
+    mg.save(tmp_path / "a.npz", {"0/kernel": np.ones(2)})
+    mg.save(tmp_path / "a.safetensors", {"0/kernel": np.ones(2)})
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        assert file["0/kernel"].tolist() == [1.0, 1.0]
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    assert found["0/kernel"].tolist() == [1.0, 1.0]
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
@@ -251,6 +270,24 @@ def test_what_killed_saves_left_is_cleared_away(path: Path) -> None:
     mg.save(path, {})
     assert not stale.exists()
     assert fresh.exists()  # another process may be writing it
+
+
+def test_what_another_process_renames_meanwhile_is_none_of_ours(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = path.with_name(f".{path.name}.1-1.tmp")
+    monkeypatch.setattr(Path, "glob", lambda *args: iter([gone]))
+    mg.save(path, {"x": np.ones(3)})
+    assert mg.load(path)[0]["x"].tolist() == [1.0] * 3
+
+
+def test_older_files_that_another_process_moves_meanwhile_are_none_of_ours(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mg.save(path, {}, {"n": 0})
+    monkeypatch.setattr(Path, "exists", lambda self: True)  # as it was a moment ago
+    mg.save(path, {}, {"n": 1}, keep=4)
+    assert [mg.load(p)[1]["n"] for p in (path, path.with_suffix(f".1{path.suffix}"))] == [1, 0]
 
 
 def test_debug_reads_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """capture: run a function once on values that are not there yet, and keep what it computes.
 
 A captured function's inputs are its arguments and every tensor that existed before the call; what
-it returns, assigns, and leaves in `.grad` are its outputs. Constants are what it makes itself.
+it returns, assigns, an argument among it, and leaves in `.grad` are its outputs. Constants are what
+it makes itself.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from minigrad.errors import MinigradError, ShapeError
 from minigrad.graph.circumstances import Circumstances
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import CaptureError, Graph, Instruction, Operand, Value
+from minigrad.graph.sources import Argument, Gradient, Held, Source, refuse_twice
 from minigrad.op import (
     NOTHING,
     REGISTRY,
@@ -98,39 +100,7 @@ def unreadable() -> CaptureError:
     )
 
 
-# --- where inputs come from, and where outputs go ------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Argument:
-    """Input: the n-th leaf of the call's arguments that is a tensor or an array."""
-
-    position: int
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Input or output: the value of a tensor that existed before the call."""
-
-    tensor: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Gradient:
-    """Input or output: the `.grad` of a leaf from before the call, or of the n-th argument."""
-
-    node: Node
-    position: int | None = None
-
-    def leaf(self, arguments: Sequence[Any]) -> Node:
-        """The node whose .grad is meant in a call with these leaves of arguments."""
-        node = self.node if self.position is None else arguments[self.position].node
-        if node is None:
-            raise CaptureError(f"captured with an argument {self.position} that requires_grad")
-        return node
-
-
-Source = Argument | Held | Gradient
+# --- a captured function -------------------------------------------------------------------------
 
 
 @dataclass(eq=False)
@@ -146,6 +116,7 @@ class Captured:
     targets: tuple[Source, ...]  # of the graph's last outputs; what is returned stands before them
     cleared: tuple[Gradient, ...]  # those that become None
     arguments: tuple[Any, ...]  # leaves: the Spec of a tensor or an array, else the value itself
+    nest: str  # of the arguments, without the leaves
     rebuild: Callable[[Sequence[Any]], Any]
     returned: tuple[Any, ...]  # leaves: a Value's place among the outputs is taken in order
     circumstances: Circumstances
@@ -153,23 +124,29 @@ class Captured:
     def __call__(self, *args: Any) -> Any:
         if was := self.circumstances.difference():
             raise CaptureError(f"captured {was}, which is otherwise now; capture it anew")
-        leaves, _ = tree.flatten(tuple(args))
-        outputs = [y.detach() for y in evaluate(self.graph, self.inputs(leaves))]
-        count = len(outputs) - len(self.targets)
-        for target, y in zip(self.targets, outputs[count:], strict=True):
-            if isinstance(target, Held):
-                target.tensor.assign(y)
-            elif isinstance(target, Gradient):
-                target.leaf(leaves).grad = y
-        for gradient in self.cleared:
-            gradient.leaf(leaves).grad = None
+        leaves, _ = tree.flatten(args)
+        inputs = self.inputs(leaves)
+        if (nest := _nest(args)) != self.nest:
+            raise CaptureError(f"captured for arguments {self.nest}, not {nest}")
+        refuse_twice(leaves, self.targets)
+        places = [target.place(leaves) for target in self.targets]
+        cleared = [gradient.place(leaves) for gradient in self.cleared]
+        outputs = [y.detach() for y in evaluate(self.graph, inputs)]
+        count = len(outputs) - len(places)
+        for place, y in zip(places, outputs[count:], strict=True):
+            if isinstance(place, Node):
+                place.grad = y
+            else:
+                place.assign(y)
+        for node in cleared:
+            node.grad = None
         results = iter(outputs[:count])
         return self.rebuild([next(results) if isinstance(x, Value) else x for x in self.returned])
 
     def inputs(self, leaves: Sequence[Any]) -> list[Tensor]:
         """The graph's inputs for the leaves of a call's arguments.
 
-        Raises CaptureError for arguments of another signature.
+        Raises CaptureError for leaves of another signature.
         """
         if len(leaves) != len(self.arguments):
             raise CaptureError(f"captured for {len(self.arguments)} arguments, not {len(leaves)}")
@@ -185,7 +162,7 @@ class Captured:
         if isinstance(source, Argument):
             given = leaves[source.position]
             return given if isinstance(given, Tensor) else Tensor(given)
-        grad = source.leaf(leaves).grad
+        grad = source.place(leaves).grad
         if grad is None:
             raise CaptureError("captured with a gradient in a .grad that is None now")
         return grad
@@ -197,6 +174,10 @@ def _is_array(x: Any) -> bool:
 
 def _spec(x: Any) -> Spec | None:
     return Spec(tuple(x.shape), x.dtype) if _is_array(x) else None
+
+
+def _nest(args: tuple[Any, ...]) -> str:
+    return repr(tree.map(lambda leaf: ..., args)).replace("Ellipsis", "...")
 
 
 def _same(was: Any, now: Any) -> bool:
@@ -229,6 +210,9 @@ def capture(f: Callable[..., Any], *args: Any) -> Captured:
             returned, rebuild_result = tree.flatten(result)
             returned = [recorder.value(x) if isinstance(x, Tensor) else x for x in returned]
             targets, outputs, cleared = recorder.changes()
+            refuse_twice(leaves, targets)
+            for target in targets:
+                target.place(leaves)
             hooked = recorder.hooked()
     finally:
         recorder.end()
@@ -245,6 +229,7 @@ def capture(f: Callable[..., Any], *args: Any) -> Captured:
         tuple(targets),
         tuple(cleared),
         tuple(_spec(x) if _is_array(x) else x for x in leaves),
+        _nest(args),
         rebuild_result,
         tuple(returned),
         circumstances,
@@ -286,6 +271,7 @@ class Recorder:
                     if x.node.grad is not None:
                         self.owner[id(x.node.grad)] = x.node
         self.positions: dict[Node, int] = {}  # of arguments that are leaves
+        self.given: dict[int, int] = {}  # positions of what the function gets, which capture holds
         self.inputs: dict[Any, tuple[Source, Value]] = {}
         self.steps: list[Instruction] = []
         self.constants: dict[Any, Value] = {}
@@ -306,7 +292,9 @@ class Recorder:
         if tensor.node is not None:
             self.positions[tensor.node] = position
         value = self._input(position, Argument(position), tensor, tensor.name or f"x{position}")
-        return make(Traced(value, self), tensor.backend, tensor.node)
+        given = make(Traced(value, self), tensor.backend, tensor.node)
+        self.given[id(given)] = position
+        return given
 
     def _input(self, key: Any, source: Source, tensor: Tensor, name: str | None) -> Value:
         if key not in self.inputs:
@@ -458,6 +446,9 @@ class Recorder:
             if id(tensor) in self.existing:
                 targets.append(Held(tensor))
                 outputs.append(self.value(tensor))
+            elif id(tensor) in self.given:
+                targets.append(Argument(self.given[id(tensor)]))
+                outputs.append(self.value(tensor))
         for node, old in sorted(self.grads.items(), key=lambda item: item[0].id):
             if node.grad is None and old is not None:
                 cleared.append(self._gradient(node))
@@ -486,7 +477,7 @@ class Recorder:
     def end(self) -> None:
         """Put back what was there, and refuse what is left of the capture from now on."""
         for tensor, old, version in self.assigned.values():
-            if id(tensor) in self.existing:
+            if id(tensor) in self.existing or id(tensor) in self.given:
                 rebind(tensor, old)
                 if tensor.node is not None:
                     tensor.node.version = version
