@@ -219,8 +219,8 @@ EDITS = (
     Edit(
         "D3",
         TRAINING,
-        "self._begin = _detached(middle)",
-        "self._begin = middle",
+        "self._begin = _detached(begin)",
+        "self._begin = begin",
         "the state is not detached",
     ),
     Edit(
