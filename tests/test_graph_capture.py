@@ -28,6 +28,7 @@ from minigrad.graph import (
 from minigrad.spec import Spec
 from tests.recurrent import KINDS, leaf, random_cell
 
+pytestmark = pytest.mark.long  # what is captured is the same above any backend
 lecture = pytest.mark.lecture
 F8 = np.dtype("float64")
 
