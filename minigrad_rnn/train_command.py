@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import io
 import math
 import os
 import shlex
@@ -28,8 +29,9 @@ from minigrad_rnn.session import EPOCHS, THREADS, Session, Settings, circumstanc
 DEFAULT_MODEL = "minigrad-rnn.safetensors"
 SAVE_EVERY = 10.0  # seconds
 FIRST_SAMPLE = 8.0  # seconds after the start
+CLOSING_SAMPLE = 200  # characters that the model writes after an epoch and at the end
 STATUS_EVERY = 10.0  # seconds, where there is no terminal for a bar
-GRACE = 1.05  # of --minutes, after which the clock ends what was planned to end by itself
+GRACE = 1.05  # of --minutes, by when the clock ends what was planned to end by itself
 CHOICES = [field.name for field in dataclasses.fields(Settings) if field.name != "steps"]
 
 
@@ -52,10 +54,9 @@ def train(options: argparse.Namespace) -> int:
     else:
         corpus = text.Corpus.of(text.read_text(options.text), options.text)
     session = _resumed(options, path, corpus) if options.resume else _new(options, corpus)
-    session.settings = dataclasses.replace(
-        session.settings, steps=_steps(options, session, started)
-    )
-    return _Run(session, path, options, started).run()
+    steps, deadline = _plan(options, session, started)
+    session.settings = dataclasses.replace(session.settings, steps=steps)
+    return _Run(session, path, options, started, deadline).run()
 
 
 def _new(options: argparse.Namespace, corpus: text.Corpus) -> Session:
@@ -85,20 +86,20 @@ def _resumed(options: argparse.Namespace, path: Path, corpus: text.Corpus) -> Se
     return session
 
 
-def _steps(options: argparse.Namespace, session: Session, started: float) -> int:
-    """The step at which to end."""
+def _plan(options: argparse.Namespace, session: Session, started: float) -> tuple[int, float]:
+    """The step at which to end, and the time after which none is begun."""
     if options.steps is not None:
-        return int(options.steps)
+        return int(options.steps), math.inf
     if options.minutes is not None:
-        return _steps_in(60 * options.minutes, session, started)
+        return _measured_plan(60 * options.minutes, session, started)
     if options.epochs is None and options.resume:
-        return session.settings.steps
+        return session.settings.steps, math.inf
     epochs = EPOCHS if options.epochs is None else options.epochs
-    return max(1, round(epochs * session.per_epoch))
+    return max(1, round(epochs * session.per_epoch)), math.inf
 
 
-def _steps_in(seconds: float, session: Session, started: float) -> int:
-    """The step at which to end `seconds` after the start, measured on a training thrown away."""
+def _measured_plan(seconds: float, session: Session, started: float) -> tuple[int, float]:
+    """A plan that ends `seconds` after the start, measured on a training thrown away."""
     generator = mg.random.generator.detach()
     trial = Session(session.settings, session.corpus)
     trial.advance()  # compiles what is to be compiled
@@ -110,22 +111,30 @@ def _steps_in(seconds: float, session: Session, started: float) -> int:
     piece, begin = trial.held_out[:201], time.perf_counter()
     log_loss(trial.model, piece, trial.model.initial_state(piece.shape[1]))
     validation = (time.perf_counter() - begin) * len(trial.held_out) / len(piece)
+    _draw_curve(trial, io.BytesIO())  # loads matplotlib
+    begin = time.perf_counter()
+    _written(trial, CLOSING_SAMPLE)
+    _draw_curve(trial, io.BytesIO())
+    closing = validation + time.perf_counter() - begin  # what follows the last step, and epochs
     mg.random.generator.assign(generator)
-    left = seconds - (time.perf_counter() - started) - validation  # the one at the end
-    return session.step + max(1, int(left / (per_step + validation / session.per_epoch)))
+    left = seconds - (time.perf_counter() - started) - closing
+    steps = max(1, int(left / (per_step + closing / session.per_epoch)))
+    return session.step + steps, started + GRACE * seconds - closing
 
 
 class _Run:
     """One run of the command over a session."""
 
     def __init__(
-        self, session: Session, path: Path, options: argparse.Namespace, started: float
+        self,
+        session: Session,
+        path: Path,
+        options: argparse.Namespace,
+        started: float,
+        deadline: float,
     ) -> None:
         self.session, self.path, self.options, self.started = session, path, options, started
-        self.saved_step, self.saved_at = session.step, started
-        self.deadline = math.inf
-        if options.minutes is not None:
-            self.deadline = started + GRACE * 60 * options.minutes
+        self.saved_step, self.saved_at, self.deadline = session.step, started, deadline
         self.interrupted = self.expected = self.sampled = self.late = False
 
     def run(self) -> int:
@@ -145,7 +154,7 @@ class _Run:
                 self._loop()
                 if self.interrupted:
                     self._save()
-                    _draw_curve(session, self.path)
+                    _draw_curve(session, _beside(self.path, ".png"))
         except KeyboardInterrupt:
             print(f"\nstopped   at once; {self.path} holds step {self.saved_step}. Go on with:")
             print(f"  {self._command('train', '--resume')}")
@@ -286,9 +295,9 @@ class _Run:
         if session.step % session.per_epoch == 0 or session.done or self.late:
             bits = session.validate()
             bar.write(f"step {session.step:,}: validation {bits:.4f} bits per character")
-            self._sample(bar, 200)
+            self._sample(bar, CLOSING_SAMPLE)
             self._save()
-            _draw_curve(session, self.path)
+            _draw_curve(session, _beside(self.path, ".png"))
         elif now - self.saved_at > SAVE_EVERY:
             self._save()
         if not self.sampled and now - self.started > FIRST_SAMPLE:
@@ -296,14 +305,7 @@ class _Run:
 
     def _sample(self, bar: Any, length: int) -> None:
         self.sampled = True
-        model, vocabulary = self.session.model, self.session.vocabulary
-        written = "".join(
-            generate(
-                model, vocabulary, usual_prime(vocabulary), length,
-                seed=self.session.step, temperature=0.7,
-            )
-        )  # fmt: skip
-        bar.write("\n".join(f"    | {line}" for line in written.split("\n")))
+        bar.write("\n".join(f"    | {line}" for line in _written(self.session, length).split("\n")))
         sys.stdout.flush()
 
     def _closing(self) -> None:
@@ -357,6 +359,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.0f} seconds"
 
 
+def _written(session: Session, length: int) -> str:
+    """What the model writes at this step."""
+    model, vocabulary = session.model, session.vocabulary
+    characters = generate(
+        model, vocabulary, usual_prime(vocabulary), length, seed=session.step, temperature=0.7
+    )
+    return "".join(characters)
+
+
 def _beside(path: Path, end: str) -> Path:
     return path.with_name(path.stem + end)
 
@@ -377,8 +388,8 @@ def _write_losses(session: Session, path: Path) -> None:
             table.writerow([step, f"{value:.6f}", held_out.get(step, "")])
 
 
-def _draw_curve(session: Session, path: Path) -> None:
-    """The losses as a picture beside the model, where matplotlib is installed."""
+def _draw_curve(session: Session, target: Path | io.BytesIO) -> None:
+    """The losses as a picture, where matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -390,4 +401,4 @@ def _draw_curve(session: Session, path: Path) -> None:
     axes.plot(list(held_out), list(held_out.values()), "o-", label="validation")
     axes.set(xlabel="step", ylabel="bits per character")
     axes.legend()
-    figure.savefig(_beside(path, ".png"), dpi=120)
+    figure.savefig(target, dpi=120, format="png")

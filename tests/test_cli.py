@@ -251,6 +251,29 @@ def test_minutes_end_by_the_clock_where_the_measurement_was_off(
     assert Session.load("minigrad-rnn.safetensors", _corpus("t.txt")).step == planned
 
 
+@pytest.mark.parametrize("slower", [1, 5])
+def test_minutes_leave_time_for_what_follows_the_last_step(
+    here: Path, monkeypatch: pytest.MonkeyPatch, slower: int
+) -> None:
+    """A curve that takes two seconds to draw, steps as fast as measured or slower than that."""
+    now, advance, draw = [100.0], Session.advance, train_command._draw_curve
+
+    def step(self: Session) -> float:
+        now[0] += 0.02 * (slower if Path("minigrad-rnn.safetensors").exists() else 1)
+        return advance(self)
+
+    def curve(session: Session, target: Any) -> None:
+        now[0] += 2.0
+        draw(session, target)
+
+    monkeypatch.setattr(train_command.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Session, "advance", step)
+    monkeypatch.setattr(train_command, "_draw_curve", curve)
+    assert cli.main(["train", "--text", "t.txt", *SMALL, "--minutes", "0.25"]) == 0
+    late = slower > 1
+    assert (15.75 if late else 13.0) < now[0] - 100 < (15.95 if late else 15.1)
+
+
 def test_a_status_line_every_ten_seconds_where_there_is_no_terminal(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
