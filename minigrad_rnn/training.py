@@ -426,7 +426,13 @@ class Checkpoint(Schedule):
 
 def _entered(state: Any) -> Any:
     """The state as leaves; gradients enter the parts that hold numbers."""
-    return tree.map(lambda s: mg.Tensor(s, requires_grad=s.dtype.kind == "f"), state)
+
+    def enter(s: mg.Tensor) -> mg.Tensor:
+        leaf = mg.Tensor(s, requires_grad=s.dtype.kind == "f")
+        leaf.assign(s.detach())  # the array itself: products with a copy's layout may round anew
+        return leaf
+
+    return tree.map(enter, state)
 
 
 def _first_state(cell: Any, piece: Piece, state: Any) -> Any:

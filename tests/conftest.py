@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.lecture_table import LectureTable
+from tests.lecture_table import LectureTable, whole_suite
 
 FAKE_CUPY = "module://tests.fake_cupy:backend"
+PROCESSES = 4  # each collects all tests and loads what they need: 1 GB, 15 s
 
 # The same examples on every run and machine; the fixtures here are safe to reuse between examples.
 settings.register_profile(
@@ -23,6 +25,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("suite")
+
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @functools.cache
@@ -46,6 +51,13 @@ def usable_backends() -> tuple[str, ...]:
     return tuple(name for name in ("numpy", "numba", "cupy") if not why_unusable(name))
 
 
+def processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", action="append", help="run on this backend, or spec, alone")
     parser.addoption("--lecture", action="append", help="run the proofs of this row, say E2, alone")
@@ -57,6 +69,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config, lambda: chosen_backends(config), Path(__file__).with_name("lectures.toml")
     )
     config.pluginmanager.register(table, "lecture-table")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Share a run of the whole suite among processes, where pytest-xdist is installed.
+
+    `-n 0` keeps it in one. A test that stops for a debugger or prints needs the terminal itself.
+    """
+    option = config.option
+    if getattr(option, "numprocesses", 0) is not None or not whole_suite(config):
+        return
+    if option.usepdb or option.capture == "no" or hasattr(config, "workerinput"):
+        return
+    option.numprocesses = min(PROCESSES, processors())
+    for name in THREADS:  # of each process
+        os.environ.setdefault(name, "1")
 
 
 def chosen_backends(config: pytest.Config) -> tuple[str, ...]:

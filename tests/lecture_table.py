@@ -36,6 +36,7 @@ SELECTIONS = {
     "lecture and slow": (False, True),
 }
 FOREIGN = {"torch", "onnx", "onnxruntime"}
+NOTE = "proves a clause"  # the name of a property of a test and of its report
 PASSED, SLOW, ORACLE, FAILED, MISSING = "passed", "slow", "oracle only", "failed", "missing"
 
 
@@ -107,7 +108,6 @@ class LectureTable:
         self.path = path
         self.due, self.clauses = read_clauses(path)
         self.proofs = Proofs()
-        self.marks: dict[str, list[tuple[str, str, str, bool]]] = {}
 
     @functools.cached_property
     def backends(self) -> tuple[str, ...]:
@@ -134,19 +134,21 @@ class LectureTable:
 
     def rows_of(self, item: pytest.Item) -> set[str]:
         """Return the rows that a test proves something of."""
-        return {row for row, *_ in self.marks.get(item.nodeid, ())}
+        return {row for row, *_ in proven_by(item)}
 
     def add(
         self, item: pytest.Item, row: str, name: str, *, backend: str = "", oracle: bool = False
     ) -> None:
-        """Note that `item` proves a clause; raises ValueError for one that does not exist."""
+        """Note that `item` proves a clause; raises ValueError for one that does not exist.
+
+        The note travels with the report, so that it arrives where the processes come together.
+        """
         if (row, name) not in self.clauses:
             names = [clause for known, clause in self.clauses if known == row]
             what = f"row {row} has no clause {name!r}, only {names}" if names else f"no row {row!r}"
             raise ValueError(f"{self.path.name}: {what}")
         chosen = backend or item_backend(item)
-        mark = (row, name, chosen, oracle or needs_oracle(item))
-        self.marks.setdefault(item.nodeid, []).append(mark)
+        item.user_properties.append((NOTE, (row, name, chosen, oracle or needs_oracle(item))))
 
     # --- outcomes ---
 
@@ -157,7 +159,7 @@ class LectureTable:
             outcome = PASSED
         else:
             return
-        for row, name, chosen, oracle in self.marks.get(report.nodeid, ()):
+        for row, name, chosen, oracle in proven_by(report):
             for backend in self.backends if chosen == "any" else (chosen,):
                 seen = ORACLE if oracle and outcome == PASSED else outcome
                 self.proofs.outcomes[row, name, backend].add(seen)
@@ -170,7 +172,7 @@ class LectureTable:
         None where it is not the whole suite.
         """
         expression = " ".join((self.config.option.markexpr or "").split())
-        if not self.whole_suite() or expression not in SELECTIONS:
+        if not whole_suite(self.config) or expression not in SELECTIONS:
             return []
         quick, slow = SELECTIONS[expression]
         return [
@@ -180,27 +182,6 @@ class LectureTable:
             if clause.stage in self.due
             if (slow if clause.slow_on(backend, self.backends[0]) else quick)
         ]
-
-    def whole_suite(self) -> bool:
-        """Return whether nothing but a mark expression restricts what runs."""
-        option = self.config.option
-        root = self.config.rootpath
-        paths = [(root / path).resolve() for path in self.config.getini("testpaths")]
-        start = self.config.invocation_params.dir
-        given = [(start / argument).resolve() for argument in self.config.args]
-        restricted = (
-            option.keyword
-            or getattr(option, "lecture", None)
-            or getattr(option, "lf", False)
-            or getattr(option, "deselect", None)
-            or getattr(option, "ignore", None)
-            or getattr(option, "ignore_glob", None)
-            or getattr(option, "stepwise", False)
-            or getattr(option, "collectonly", False)
-        )
-        return not restricted and all(
-            any(path == folder or folder in path.parents for folder in given) for path in paths
-        )
 
     def missing(self) -> list[tuple[Clause, str]]:
         """Return the demanded clauses without proof, with the backend."""
@@ -214,6 +195,8 @@ class LectureTable:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         stopped = session.shouldstop or session.shouldfail
+        if hasattr(self.config, "workerinput"):
+            return  # one of several processes: what they come to is judged in the first
         if exitstatus == pytest.ExitCode.OK and not stopped and self.missing():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -266,6 +249,33 @@ class LectureTable:
             f"lecture clauses proven in this run, of {len(due)} due in {rows} rows: "
             + ", ".join(counts)
         )
+
+
+def whole_suite(config: pytest.Config) -> bool:
+    """Return whether nothing but a mark expression restricts what runs."""
+    option = config.option
+    root = config.rootpath
+    paths = [(root / path).resolve() for path in config.getini("testpaths")]
+    start = config.invocation_params.dir
+    given = [(start / argument).resolve() for argument in config.args]
+    restricted = (
+        option.keyword
+        or getattr(option, "lecture", None)
+        or getattr(option, "lf", False)
+        or getattr(option, "deselect", None)
+        or getattr(option, "ignore", None)
+        or getattr(option, "ignore_glob", None)
+        or getattr(option, "stepwise", False)
+        or getattr(option, "collectonly", False)
+    )
+    return not restricted and all(
+        any(path == folder or folder in path.parents for folder in given) for path in paths
+    )
+
+
+def proven_by(test: pytest.Item | pytest.TestReport) -> list[tuple[str, str, str, bool]]:
+    """Return what `add` noted of a test: row, clause, backend, whether by an oracle alone."""
+    return [note for name, note in test.user_properties if name == NOTE]  # type: ignore
 
 
 def item_backend(item: pytest.Item) -> str:

@@ -79,6 +79,14 @@ def test_a_proven_table_passes_and_lists_what_is_slow(suite):
     assert "later" not in result.stdout.str()
 
 
+def test_what_several_processes_prove_comes_together(suite):
+    pytest.importorskip("xdist")
+    result = suite(PROVEN, "-n", "2")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["X1 *short*passed*passed", "*1 on one, 1 on two"])
+    assert suite("def test_nothing(): pass", "-n", "2").ret != 0
+
+
 def test_the_slow_run_demands_the_slow_clauses(suite):
     result = suite(PROVEN, "-m", "slow")
     assert result.ret == 0
