@@ -41,7 +41,8 @@ def save(
 
     Nested names are joined by dots: {"model": {"Wx": t}} gives "model.Wx". The suffix chooses the
     format: .safetensors or .npz. A kill, or a full disk, at any moment leaves the old file or the
-    new one. With keep > 1 the files before stay as name.1.suffix (the last), name.2.suffix ...
+    new one, with the permissions of the old. With keep > 1 the files before stay as name.1.suffix
+    (the last), name.2.suffix ...
     Raises CheckpointError if a name (words joined by dots or slashes), a value or the disk does not
     allow it.
     """
@@ -56,7 +57,8 @@ def save(
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         _sweep(target)
-        _write(temporary, content)
+        mode = target.stat().st_mode & 0o777 if target.exists() else None
+        _write(temporary, content, mode)
         if os.environ.get("MINIGRAD_DEBUG"):
             _read_back(temporary, target, arrays)
         _rotate(target, keep)
@@ -147,10 +149,11 @@ def _rotate(target: Path, keep: int) -> None:
             spare.unlink(missing_ok=True)  # still there if both were links to one file
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, mode: int | None) -> None:
+    """Write content to the disk; who may read it: as `mode` says, else as usual here."""
     # By handle: a Ctrl-C between an open() and its `with` leaves a file object that nobody closes.
     binary = getattr(os, "O_BINARY", 0)  # Windows
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | binary, 0o666)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | binary, 0o600 if mode else 0o666)
     try:
         rest = memoryview(content)
         while rest:
@@ -158,6 +161,8 @@ def _write(path: Path, content: bytes) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+    if mode:
+        os.chmod(path, mode)
 
 
 def _sync_folder(folder: Path) -> None:

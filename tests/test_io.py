@@ -149,6 +149,18 @@ def test_saving_wants_names_values_and_a_suffix_it_knows(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+@pytest.mark.parametrize("mode", [0o600, 0o664])
+def test_a_file_keeps_its_permissions(path: Path, mode: int) -> None:
+    for keep in (1, 2):
+        mg.save(path, {"w": mg.zeros(2)}, keep=keep)
+        path.chmod(mode)
+        mg.save(path, {"w": mg.ones(2)}, keep=keep)
+        assert path.stat().st_mode & 0o777 == mode
+        assert mg.load(path)[0]["w"].tolist() == [1, 1]
+    assert path.with_suffix(f".1{path.suffix}").stat().st_mode & 0o777 == mode
+
+
 def test_the_last_n_are_kept(path: Path) -> None:
     for step in range(5):
         mg.save(path, {"x": np.full(3, step)}, {"step": step}, keep=3)
