@@ -249,9 +249,8 @@ def _add_experiment(commands: Any) -> None:
 def _add_equations(commands: Any) -> None:
     parser = _command(
         commands, _equations, "equations", "print the lectures' equations from captured graphs",
-        "Every equation that the lectures show, in LaTeX: the lecture's own, and what the graph of\n"
-        "the program that computes it says; and whether both give the same numbers. Exit status 1\n"
-        "where they do not.",
+        "Every equation of the lectures in LaTeX: their own, what the graph of the program says\n"
+        "that computes it, and whether both give the same numbers; exit status 1 if not.",
         "\npeephole\nE4\n--list",
     )  # fmt: skip
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""Formulas as programs: LaTeX as lectures write it, read and evaluated in NumPy.
+"""Formulas as programs: LaTeX as lectures write it, read and evaluated in NumPy; an oracle.
 
 Side by side is a matrix product, or a scalar times the rest; odot and frac are elementwise. A
 script such as ^{(t-1)} or _{t-1} says which value is meant of a symbol that has several.
@@ -17,10 +17,11 @@ import numpy as np
 TOKEN = re.compile(r"\\[a-zA-Z]+|\\\\|\d+(?:\.\d+)?|[^\s\\]")
 SILENT = re.compile(r"\\(?:left|right|quad|qquad)(?![a-zA-Z])|\\[,;!]")
 RANGE = re.compile(r"\\qquad\s*t\s*=\s*(.+?),\s*\\dots,\s*(.+)$")
-PLACE = re.compile(r"\(?(?:(-?)([A-Za-z]|\\tau)([+-]\d+)?|(\d+))\)?")  # t-1, -t+5, \tau, 3
+PLACE = re.compile(r"\(?(?:(-?)([A-Za-z]|\\tau) ?([+-]\d+)?|(\d+))\)?")  # t-1, -t+5, \tau, 3
 CALLED = {
-    "\\sigma": lambda x: 1 / (1 + np.exp(-x)), "\\max": np.maximum, "\\min": np.minimum,
-    "\\sqrt": np.sqrt, "\\sum": np.sum, "astype": np.asarray, "stack": lambda *xs: np.stack(xs),
+    "\\sigma": lambda x: 1 / (1 + np.exp(-x)), "\\min": np.minimum,
+    "\\max": lambda x, *ys: np.maximum(x, *ys) if ys else np.max(x),
+    "\\sqrt": np.sqrt, "\\sum": np.sum, "unstack": np.asarray, "stack": lambda *xs: np.stack(xs),
     "softmax": lambda x: np.exp(x) / np.sum(np.exp(x)), "diag": lambda x: np.diag(np.ravel(x)),
 } | {f"\\{name}": getattr(np, name) for name in ("tanh", "exp", "log", "sinh", "cosh")}  # fmt: skip
 COMPARED = {"=": np.equal, "<": np.less, ">": np.greater, "\\le": np.less_equal,
@@ -73,8 +74,9 @@ class _Symbol(NamedTuple):
 
     def places(self) -> Iterator[tuple[str, re.Match[str], str]]:
         """Where a script says which value is meant: the rest's key, the script, what is above."""
-        if self.above.startswith("(") and (place := PLACE.fullmatch(self.above)):
-            yield self.key(self.below, ""), place, ""
+        above, top, _ = self.above.partition("\\top")
+        if above.startswith("(") and (place := PLACE.fullmatch(above)):
+            yield self.key(self.below, ""), place, top
         if place := PLACE.fullmatch(self.below):
             yield self.key("", ""), place, self.above
 
@@ -98,10 +100,11 @@ class _Symbol(NamedTuple):
 
     def put(self, values: Values, x: Any, numbers: Mapping[str, int]) -> None:
         for key, place, _ in self.places():
-            if place[2] or isinstance(values.get(key), dict):
+            if place[2] or self.above.startswith("(") or isinstance(values.get(key), dict):
                 values.setdefault(key, {})[_number(place, values, numbers)] = x
                 return
-        values[self.key(self.below, self.above)] = x
+        full = self.key(self.below, self.above)
+        values[f"{full}()" if isinstance(values.get(full), dict) else full] = x  # L beside L^{(t)}
 
 
 def _number(place: re.Match[str], values: Values, numbers: Mapping[str, int]) -> int:
@@ -116,8 +119,8 @@ def _raised(x: Any, above: str, values: Values, numbers: Mapping[str, int]) -> A
         return x
     if above == "\\top":
         return np.transpose(x)
-    power = _Reader(above, set()).whole()(values, numbers)
-    square = np.ndim(x) == 2 and x.shape[0] == x.shape[1] > 1
+    square = np.ndim(x) == 2 and x.shape[0] == x.shape[1] > 1 and "\\odot" not in above
+    power = _Reader(above.replace("\\odot", ""), set()).whole()(values, numbers)
     return np.linalg.matrix_power(x, int(power)) if square else x**power
 
 
@@ -179,9 +182,9 @@ class _Reader:
 
     def factor(self) -> Expression:
         found = self.atom()
-        while self.took("^"):
-            inner, above = found, self.group()
-            found = lambda v, n, inner=inner, above=above: _raised(inner(v, n), above, v, n)  # type: ignore[misc]  # noqa: E731, E501
+        while self.next() in ("^", "_"):
+            mark = self.take()
+            found = functools.partial(_power if mark == "^" else _part, found, self.group())
         return found
 
     def atom(self) -> Expression:
@@ -218,7 +221,7 @@ class _Reader:
 
     def between(self, opening: str, closing: str) -> Expression:
         self.take(opening)
-        found = self.sum()
+        found = self.compared()
         self.take(closing)
         return found
 
@@ -240,7 +243,7 @@ class _Reader:
     def repeated(self) -> Expression:
         """A sum or product over t, or over t = 1 to T."""
         function = np.add if self.take() == "\\sum" else _times
-        scripts = dict((self.take(), self.group()) for _ in range(2) if self.next() in ("_", "^"))
+        scripts = {self.take(): self.group() for _ in range(2) if self.next() in ("_", "^")}
         letter, _, first = scripts.get("_", "t").partition("=")
         begin, end = (_Reader(x, set()).whole() for x in (first or "1", scripts.get("^", "T")))
         body = self.product()
@@ -270,7 +273,8 @@ class _Reader:
         begin, depth = self.at, 1
         while depth:
             depth += {"{": 1, "}": -1}.get(self.take(), 0)
-        return re.sub(r"(\\[a-z]+)(?=[A-Za-z])", r"\1 ", "".join(self.tokens[begin : self.at - 1]))
+        inside = self.tokens[begin : self.at - 1]
+        return "".join(f"{token} " if len(token) > 1 < len(inside) else token for token in inside)
 
     def symbol(self) -> _Symbol:
         base = self.take()
@@ -278,13 +282,22 @@ class _Reader:
             base = f"{base}{{{self.group()}}}"
         scripts = {"_": "", "^": ""}
         while self.next() in scripts:
-            scripts[self.take()] = self.group()
+            mark = self.take()
+            scripts[mark] = self.group()
         if base == "\\nabla" and self.took("L") and scripts["_"]:
             inner = _Reader(scripts["_"], set()).symbol()
             return inner._replace(base=f"\\nabla_{inner.base}")
         if not re.fullmatch(r"\\?[A-Za-z]+(\{\w+\})?", base):
             raise FormulaError(f"{' '.join(self.tokens)}: {base} is no symbol")
         return _Symbol(base, scripts["_"], scripts["^"])
+
+
+def _power(inner: Expression, above: str, values: Values, numbers: Mapping[str, int]) -> Any:
+    return _raised(inner(values, numbers), above, values, numbers)
+
+
+def _part(inner: Expression, below: str, values: Values, numbers: Mapping[str, int]) -> Any:
+    return inner(values, numbers)[int(below) - 1]
 
 
 def _binary(function: Any, a: Expression, b: Expression) -> Expression:

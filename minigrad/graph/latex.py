@@ -32,6 +32,7 @@ REDUCING = {"sum": r"\sum", "max": r"\max", "min": r"\min", "logsumexp": r"\log\
 ELEMENTWISE = {*INFIX, *CALLS, "multiply", "divide", "negative", "power", "sqrt", "where"}
 SAME = {"alias", "astype", "reshape", "concatenate"}  # where they change no shape
 INDICES = "tsrqpnm"  # of loops within loops
+UNNAMED = {*SAME, "broadcast_to", "split", "unstack"}  # these stand where they are used
 LONG = 24  # characters of an unnamed value used twice, above which it gets a name
 MANY = 4  # operands in a row, above which dots stand for the middle
 Part = tuple[int, int] | None  # of the last axis
@@ -143,7 +144,7 @@ class _Writer:
                 self.loop(step, INDICES[INDICES.find(letter) + 1 if letter else 0])
                 continue
             for value in step.outputs:
-                shared = self.uses[value] > 1 and not step.op.outputs
+                shared = self.uses[value] > 1 and step.op.name not in UNNAMED
                 if value not in self.given and shared and len(self.write(value)[0]) > LONG:
                     self.given[value] = self.fresh()
                 if made := self.given.get(value):
@@ -264,7 +265,8 @@ class _Writer:
         if op == "negative":
             return f"-{wrap(first, PRODUCT)}", SUM
         if op == "power":
-            return f"{base(first)}^{{{others[0][0]}}}", POWER
+            hadamard = r"\odot " if is_square(y) else ""  # no power of the matrix
+            return f"{base(first)}^{{{hadamard}{others[0][0]}}}", POWER
         if op == "sqrt":
             return rf"\sqrt{{{first[0]}}}", ATOM
         if op == "transpose" and step.static["axes"] == (1, 0):
@@ -289,6 +291,12 @@ class _Writer:
 def is_one(x: Operand) -> bool:
     """Whether it has one element."""
     return math.prod(spec_of(x).shape) == 1
+
+
+def is_square(x: Operand) -> bool:
+    """Whether it is a matrix that can be multiplied with itself."""
+    *_, rows, columns = (0, 1, *spec_of(x).shape)
+    return rows == columns > 1
 
 
 def width_of(x: Operand) -> tuple[int, ...]:
@@ -325,7 +333,7 @@ def infix(sign: str, level: int, left: Text, right: Text) -> Text:
 
 def product(operands: Sequence[Operand], shown: Sequence[Text], one: Sequence[bool]) -> Text:
     """An elementwise product: a square, a change of sign, a scalar times the other, or odot."""
-    if operands[0] is operands[1]:
+    if operands[0] is operands[1] and not is_square(operands[0]):
         return f"{base(shown[0])}^{{2}}", POWER
     for factor, other in (shown, shown[::-1]):
         if factor[0] in ("1", "-1"):
