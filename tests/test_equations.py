@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigrad as mg
@@ -125,8 +125,7 @@ def test_the_lectures_own_formulas_have_the_values_of_the_reference(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_captured_program_equals_the_reference(name, backend):
-    for seed in range(2):
-        assert case(name, seed).difference() < 1e-12
+    assert case(name).difference() < 1e-12
 
 
 def test_clipping_is_seen_on_both_sides_of_the_threshold():
@@ -138,10 +137,7 @@ def test_the_equations_of_the_book_are_all_there():
     text = " ".join(lecture(name)[0] for name in EQUATIONS)
     spans = re.findall(r"10\.(\d+)(?:(?:-10\.|, 10\.)(\d+))?", text)
     numbers = {n for a, b in spans for n in range(int(a), int(b or a) + 1)}
-    asked = [*range(1, 6), *range(8, 29), *range(31, 53)]
-    skipped = {29, 30}
-    missing = {n for n in asked if n not in numbers} - skipped - {15, 16}
-    assert not missing
+    assert numbers >= {*range(1, 6), *range(8, 29), *range(31, 53)}
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -389,6 +385,7 @@ def built(tree, values, tanh, sigmoid):
     return unary[op]()
 
 
+@settings(max_examples=50)
 @given(TREES)
 def test_whatever_is_printed_reads_as_what_is_computed(tree):
     rng = np.random.default_rng(0)
