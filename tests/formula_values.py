@@ -17,7 +17,7 @@ import numpy as np
 TOKEN = re.compile(r"\\[a-zA-Z]+|\\\\|\d+(?:\.\d+)?|[^\s\\]")
 SILENT = re.compile(r"\\(?:left|right|quad|qquad)(?![a-zA-Z])|\\[,;!]")
 RANGE = re.compile(r"\\qquad\s*t\s*=\s*(.+?),\s*\\dots,\s*(.+)$")
-PLACE = re.compile(r"\(?(?:(-?)([A-Za-z]|\\tau) ?([+-]\d+)?|(\d+))\)?")  # t-1, -t+5, \tau, 3
+PLACE = re.compile(r"\(?(?:([A-Za-z]|\\tau) ?([+-]\d+)?|(\d+))\)?")  # t-1, \tau, 3
 CALLED = {
     "\\sigma": lambda x: 1 / (1 + np.exp(-x)), "\\min": np.minimum,
     "\\max": lambda x, *ys: np.maximum(x, *ys) if ys else np.max(x),
@@ -82,7 +82,7 @@ class _Symbol(NamedTuple):
 
     def runs(self) -> bool:
         """Whether it has the index t."""
-        return any(place[2] == "t" for _, place, _ in self.places())
+        return any(place[1] == "t" for _, place, _ in self.places())
 
     def get(self, values: Values, numbers: Mapping[str, int]) -> Any:
         if self.base in numbers and not self.below + self.above:
@@ -100,7 +100,7 @@ class _Symbol(NamedTuple):
 
     def put(self, values: Values, x: Any, numbers: Mapping[str, int]) -> None:
         for key, place, _ in self.places():
-            if place[2] or self.above.startswith("(") or isinstance(values.get(key), dict):
+            if place[1] or self.above.startswith("(") or isinstance(values.get(key), dict):
                 values.setdefault(key, {})[_number(place, values, numbers)] = x
                 return
         full = self.key(self.below, self.above)
@@ -108,10 +108,9 @@ class _Symbol(NamedTuple):
 
 
 def _number(place: re.Match[str], values: Values, numbers: Mapping[str, int]) -> int:
-    if place[4]:
-        return int(place[4])
-    letter = int({**values, **numbers}.get(place[2], -1))
-    return (-letter if place[1] else letter) + int(place[3] or 0)
+    if place[3]:
+        return int(place[3])
+    return int({**values, **numbers}.get(place[1], -1)) + int(place[2] or 0)
 
 
 def _raised(x: Any, above: str, values: Values, numbers: Mapping[str, int]) -> Any:

@@ -51,8 +51,8 @@ def found(values, name, t):
     """The value that a name has at t."""
     read = _Reader(symbol(name), set()).symbol()
     for key, place, _ in read.places():
-        if place[2] or isinstance(values.get(key), dict):
-            return values[key][t if place[2] else int(place[4])]
+        if place[1] or isinstance(values.get(key), dict):
+            return values[key][t if place[1] else int(place[3])]
     key = read.key(read.below, read.above)
     if f"{key}()" in values:
         return values[f"{key}()"]
@@ -326,7 +326,7 @@ def test_delays_and_reversed_items():
         return h
 
     assert printed(backward, xs, folded=True)[-1] == (
-        r"h^{(t)} = \tanh(x^{(-t+7)} h^{(t-1)}) \qquad t = 1, \dots, 6"
+        r"h^{(t)} = \tanh(x^{(7-t)} h^{(t-1)}) \qquad t = 1, \dots, 6"
     )
 
 
@@ -354,6 +354,33 @@ def test_a_sum_of_what_was_spread_is_not_looked_through():
 
 BINARY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "@": operator.matmul,
           "/": operator.truediv}  # fmt: skip
+
+
+def test_a_long_chain_is_cut_into_lines_of_bounded_length():
+    def f():
+        h = A
+        for i in range(1500):  # no period that fold would find, and no name
+            h = mg.tanh(h + float(i % 7)) if i % 3 else mg.sigmoid(h)
+        return h
+
+    lines = printed(f)
+    assert max(map(len, lines)) < 400 and len(lines) > 10
+    assert lines[-1].startswith("y = ")
+
+
+def test_values_of_around_a_loop_and_numbers_as_first_values():
+    xs = named("x", np.ones((4, 2, 2)))
+
+    def f(xs):
+        total = 0.0
+        for x in xs:
+            total = label(x @ A + total, "s")
+        return total
+
+    lines = printed(f, xs, folded=True)
+    assert lines[0].startswith("s^{(") and lines[-1].endswith(r"\dots, 4")
+
+
 SQUARE = st.sampled_from(["A", "B", "C"])
 TREES = st.recursive(
     SQUARE,

@@ -14,7 +14,18 @@ from collections import Counter as Tally
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from minigrad.graph.ir import Graph, Indexed, Instruction, Loop, Operand, Step, Value, spec_of
+from minigrad.graph.ir import (
+    Affine,
+    Graph,
+    Indexed,
+    Instruction,
+    Loop,
+    Operand,
+    Step,
+    Value,
+    map_static,
+    spec_of,
+)
 from minigrad.graph.tracing import Traced
 from minigrad.op import bare
 from minigrad.tensor import Tensor
@@ -32,8 +43,11 @@ REDUCING = {"sum": r"\sum", "max": r"\max", "min": r"\min", "logsumexp": r"\log\
 ELEMENTWISE = {*INFIX, *CALLS, "multiply", "divide", "negative", "power", "sqrt", "where"}
 SAME = {"alias", "astype", "reshape", "concatenate"}  # where they change no shape
 INDICES = "tsrqpnm"  # of loops within loops
-UNNAMED = {*SAME, "broadcast_to", "split", "unstack"}  # these stand where they are used
-LONG = 24  # characters of an unnamed value used twice, above which it gets a name
+UNNAMED = {"broadcast_to", "split", "unstack"}  # these stand where they are used
+LONG, LONGEST = (
+    24,
+    200,
+)  # characters above which an unnamed value gets a name, if used twice; if not
 MANY = 4  # operands in a row, above which dots stand for the middle
 Part = tuple[int, int] | None  # of the last axis
 Text = tuple[str, int]  # LaTeX, and how tightly its parts hold together
@@ -61,11 +75,11 @@ class Name(NamedTuple):
     def __str__(self) -> str:
         if self.offset is None:
             return self.symbol
-        if not self.letter:
-            shown = str(self.offset)
-        else:
-            times = {1: "", -1: "-"}.get(self.slope, str(self.slope))
-            shown = times + self.letter + (f"{self.offset:+d}" if self.offset else "")
+        shown = str(self.offset)
+        if self.letter:
+            number = f"{self.offset:+d}" if self.offset else ""
+            moving = {1: "", -1: "-"}.get(self.slope, str(self.slope)) + self.letter
+            shown = moving + number if self.slope > 0 else number.removeprefix("+") + moving
         if "(t)" in self.symbol:  # which says where its number stands
             return self.symbol.replace("(t)", f"({shown})")
         symbol = f"{{{self.symbol}}}" if "^" in self.symbol else self.symbol
@@ -102,8 +116,13 @@ def symbol(name: str) -> str:
     r"""A tensor's name in LaTeX: W_xi is W_{xi}, x0 is x_{0}, loss is \mathrm{loss}."""
     if set(name) & set("\\{}^") or len(name) == 1:
         return name
-    found = re.fullmatch(r"([A-Za-z])(?:_(\w+)|(\d+))", name)
-    return f"{found[1]}_{{{found[2] or found[3]}}}" if found else rf"\mathrm{{{name}}}"
+    found = (
+        re.fullmatch(r"([A-Za-z])_?([^_]+)", name)
+        if name[1:2] == "_" or name[1:].isdigit()
+        else None
+    )
+    escaped = re.sub(r"([_&%#$])", r"\\\1", name)
+    return f"{found[1]}_{{{found[2]}}}" if found else rf"\mathrm{{{escaped}}}"
 
 
 class _Writer:
@@ -141,11 +160,11 @@ class _Writer:
     def steps(self, steps: Sequence[Step], letter: str = "", where: str = "") -> None:
         for step in steps:
             if isinstance(step, Loop):
-                self.loop(step, INDICES[INDICES.find(letter) + 1 if letter else 0])
+                self.loop(step, INDICES[(INDICES.find(letter) + 1) % len(INDICES) if letter else 0])
                 continue
             for value in step.outputs:
-                shared = self.uses[value] > 1 and step.op.name not in UNNAMED
-                if value not in self.given and shared and len(self.write(value)[0]) > LONG:
+                uses = 0 if step.op.name in UNNAMED or value in self.given else self.uses[value]
+                if uses and len(self.write(value)[0]) > (LONG if uses > 1 else LONGEST):
                     self.given[value] = self.fresh()
                 if made := self.given.get(value):
                     self.seen[made] += 1
@@ -178,6 +197,8 @@ class _Writer:
         for result, name in copied:
             self.lines.append(Equation(str(name), self.write(result)[0], where))
         for collected in loop.collected:
+            if collected.result not in self.names:  # a value from around the loop
+                self.define(collected.result, Name(self.fresh()))
             name = self.names[collected.result]
             self.names.update({v: name.at(begun + t + 1) for t, v in collected.outputs.items()})
         self.seen.update({self.given[v]: loop.trips - 1 for v in here if v in self.given})
@@ -226,11 +247,12 @@ class _Writer:
             start = (0, *step.static["ends"])[i] + (part[0] if part else 0)
             width = part[1] - part[0] if part else x.spec.shape[-1]
             return self.write(step.operands[0], (start, start + width))
-        if part and op not in ELEMENTWISE and op != "matmul":
+        columns = op == "matmul" and len(spec_of(step.operands[1]).shape) > 1
+        if part and op not in ELEMENTWISE and not columns:
             return cut(self.write(x), part)
         operands = self.lean(step)
-        wide = (op == "matmul", *(width_of(y) == x.spec.shape[-1:] for y in operands))
-        parts = [None, part] if wide[0] else [part if w else None for w in wide[1:]]
+        wide = [spec_of(y).shape[-1:] == x.spec.shape[-1:] for y in operands]
+        parts = [part if w else None for w in ([False, True] if columns else wide)]
         return self.instruction(step, i, [self.write(*given) for given in zip(operands, parts)])
 
     def lean(self, step: Instruction) -> list[Operand]:
@@ -250,7 +272,7 @@ class _Writer:
 
     def instruction(self, step: Instruction, i: int, shown: Sequence[Text]) -> Text:
         op, y = step.op.name, step.outputs[0]
-        first, *others = shown
+        first, *others = shown or [("", ATOM)]
         same = len(shown) == 1 and spec_of(step.operands[0]).shape == y.spec.shape
         if op in SAME and (same or is_one(y)) and y.spec.dtype.kind == "f":
             return first
@@ -276,7 +298,10 @@ class _Writer:
             return rf"\begin{{cases}} {lines} \end{{cases}}", ATOM
         if op in CALLS or (op in REDUCING and is_one(y)):
             return f"{(CALLS | REDUCING)[op]}({', '.join(x for x, _ in shown)})", POWER
-        told = ", ".join(f"{key}={value}" for key, value in step.static.items())
+        static = map_static(
+            lambda leaf: "varies" if isinstance(leaf, Affine) else leaf, step.static
+        )
+        told = ", ".join(f"{key}={value}" for key, value in static.items())
         below = rf"_{{\text{{{told}}}}}" if told else ""
         row = [x for x, _ in shown]
         row = [row[0], r"\dots", row[-1]] if len(row) > MANY else row
@@ -297,11 +322,6 @@ def is_square(x: Operand) -> bool:
     """Whether it is a matrix that can be multiplied with itself."""
     *_, rows, columns = (0, 1, *spec_of(x).shape)
     return rows == columns > 1
-
-
-def width_of(x: Operand) -> tuple[int, ...]:
-    """The length of the last axis, if it has one."""
-    return spec_of(x).shape[-1:]
 
 
 def number(x: Any) -> Text:
