@@ -412,7 +412,7 @@ def built(tree, values, tanh, sigmoid):
     return unary[op]()
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(TREES)
 def test_whatever_is_printed_reads_as_what_is_computed(tree):
     rng = np.random.default_rng(0)
