@@ -58,7 +58,8 @@ __all__ = [
     "cosh", "cumsum",
     "default_dtype", "detect_anomaly", "divide", "draw", "einsum", "enable_grad", "equal", "exp",
     "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "from_dlpack", "full",
-    "full_like", "functional", "grad", "gradcheck", "greater", "greater_equal", "hessian", "hvp",
+    "full_like", "functional", "grad", "gradcheck", "graph", "greater", "greater_equal",
+    "hessian", "hvp",
     "io", "isfinite", "isinf", "isnan", "jacobian", "jvp", "less", "less_equal", "linspace", "load",
     "log", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logsumexp", "matmul",
     "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative", "nn", "no_grad",
@@ -81,15 +82,16 @@ _ELSEWHERE = {  # what other libraries call it
 
 
 def __getattr__(name: str) -> Any:
-    """`draw`, `fold`, `unfold`, loaded at first use; of another name, the nearest that there is."""
+    """`draw` and `graph` are loaded at first use; of another name, the nearest that there is."""
     if name == "draw":
         from minigrad.pictures import draw
 
         return draw
-    if name in ("fold", "unfold"):
-        from minigrad.graph import fold, unfold
+    if name in ("fold", "graph", "unfold"):
+        import importlib
 
-        return fold if name == "fold" else unfold
+        graph = importlib.import_module("minigrad.graph")
+        return graph if name == "graph" else getattr(graph, name)
     if not name.startswith("_"):
         import difflib
 

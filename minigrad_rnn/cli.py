@@ -1,4 +1,4 @@
-"""The command `minigrad-rnn`: train, sample, score, experiment, tutorial."""
+"""The command `minigrad-rnn`: train, sample, score, experiment, equations, tutorial."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_score(commands)
     _add_experiment(commands)
+    _add_equations(commands)
     _add_tutorial(commands)
     return parser
 
@@ -245,6 +246,18 @@ def _add_experiment(commands: Any) -> None:
     add("--no-picture", action="store_true", help="draw none")
 
 
+def _add_equations(commands: Any) -> None:
+    parser = _command(
+        commands, _equations, "equations", "print the lectures' equations from captured graphs",
+        "Every equation of the lectures in LaTeX: their own, what the graph of the program says\n"
+        "that computes it, and whether both give the same numbers; exit status 1 if not.",
+        "\npeephole\nE4\n--list",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="one of them, or a row of the lectures' table")
+    add("--list", action="store_true", help="list them, with their rows")
+
+
 def _add_tutorial(commands: Any) -> None:
     parser = _command(
         commands, _tutorial, "tutorial", "list the tutorials, or step through one",
@@ -322,6 +335,12 @@ def _experiment(options: argparse.Namespace) -> int:
     from minigrad_rnn.experiment_command import experiment
 
     return experiment(options)
+
+
+def _equations(options: argparse.Namespace) -> int:
+    from minigrad_rnn import equations
+
+    return equations.run(options)
 
 
 def _tutorial(options: argparse.Namespace) -> int:

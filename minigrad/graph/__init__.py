@@ -18,13 +18,14 @@ from minigrad.graph.ir import (
     Loop,
     Value,
 )
+from minigrad.graph.latex import Equation, equations, label
 from minigrad.graph.listing import text
 from minigrad.graph.rolling import fold
 from minigrad.graph.tracing import Captured, capture
 
 # fmt: off
 __all__ = [
-    "Affine", "CaptureError", "Captured", "Carry", "Collected", "Graph", "GraphError", "Indexed",
-    "Instruction", "Loop", "Value", "capture", "evaluate", "fingerprint", "fold", "ordered", "text",
-    "unfold", "verify",
+    "Affine", "CaptureError", "Captured", "Carry", "Collected", "Equation", "Graph", "GraphError",
+    "Indexed", "Instruction", "Loop", "Value", "capture", "equations", "evaluate", "fingerprint",
+    "fold", "label", "ordered", "text", "unfold", "verify",
 ]
