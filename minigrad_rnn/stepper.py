@@ -81,13 +81,19 @@ def cells(source: str) -> list[Cell]:
     return found
 
 
+def parsed(cell: Cell, path: Path) -> ast.Module:
+    """The syntax tree of a code cell, with the lines of its file."""
+    return ast.parse("\n" * (cell.line - 1) + cell.source, filename=str(path))
+
+
 def run_cell(cell: Cell, path: Path, names: dict[str, Any]) -> None:
     """Execute a code cell as a notebook does: the value of a last expression is shown."""
-    tree = ast.parse("\n" * (cell.line - 1) + cell.source, filename=str(path))
+    tree = parsed(cell, path)
     if tree.body and isinstance(tree.body[-1], ast.Expr):
         call = ast.Call(ast.Name("__show__", ast.Load()), [tree.body[-1].value], [])
         tree.body[-1] = ast.copy_location(ast.Expr(call), tree.body[-1])
-    exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), names)
+    code = compile(ast.fix_missing_locations(tree), str(path), "exec", dont_inherit=True)
+    exec(code, names)
 
 
 def display(value: Any) -> None:

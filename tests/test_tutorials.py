@@ -236,3 +236,161 @@ def test_runs_as_a_notebook(number: int, tmp_path: Path, monkeypatch: pytest.Mon
         if "image/svg+xml" in output.get("data", {})
     ]
     assert pictures or number not in (1, 2, 5)
+
+
+# --- exercises -----------------------------------------------------------------------------------
+
+TUTORIAL = """\
+# %% [markdown]
+# # Short
+
+# %%
+import os
+
+base = 10
+print("loud", os.environ["MINIGRAD_TUTORIAL_FAST"])
+base
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. Write `add(a)`, the sum of `a` and `base`.
+# 2. Write `double(a)`.
+# 3. Write `triple(a)`.
+
+# %%
+raise SystemExit("the answers are not run")
+
+
+def add(a):
+    return a + base
+
+
+def check_1(add):
+    assert add(1) == 11, "add(1) is base and\\n one"
+
+
+def check_2(double):
+    assert double(4) == 8, "twice"
+
+
+def check_3(triple):
+    assert triple(4) == 12, "thrice"
+"""
+
+
+@pytest.fixture
+def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tutorial 1 of three exercises, in a folder of its own that is the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stepper, "folder", lambda: tmp_path)
+    monkeypatch.delenv("MINIGRAD_TUTORIAL_FAST", raising=False)
+    (tmp_path / "01_short.py").write_text(TUTORIAL)
+    return tmp_path
+
+
+RIGHT = "def add(a): return a + base\ndef double(a): return 2 * a\ndef triple(a): return 3 * a\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "status", "printed"),
+    [
+        (RIGHT, 0, ["1. add: right", "2. double: right", "3. triple: right", "exercises: 3 of 3"]),
+        (
+            RIGHT.replace("a + base", "a").replace("3 *", "a /").replace("triple", "thrice"),
+            1,
+            [
+                "1. add: wrong: add(1) is base and one",
+                "2. double: right",
+                "3. triple: not written yet: mine.py defines no triple",
+                "exercises: 1 of 3",
+            ],
+        ),
+        (
+            "\ndef add(a):\n    return a + missing\nbase = 0\ndouble = 7\n"
+            "def triple(a):\n    assert a < 1\n",
+            1,
+            [
+                "1. add: wrong: mine.py, line 3: NameError: name 'missing' is not defined",
+                "2. double: wrong: TypeError: 'int' object is not callable",
+                "3. triple: wrong: mine.py, line 7: AssertionError",
+                "exercises: 0 of 3",
+            ],
+        ),
+        ("print(base)\ndef triple(a): raise SystemExit(3)", 1, [
+            "10",
+            "1. add: not written yet: mine.py defines no add",
+            "2. double: not written yet: mine.py defines no double",
+            "3. triple: wrong: mine.py, line 2: SystemExit: 3",
+            "exercises: 0 of 3",
+        ]),
+    ],
+)  # fmt: skip
+def test_check_says_what_each_answer_is(
+    short: Path, written: str, status: int, printed: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (short / "mine.py").write_text(written)
+    assert main(["tutorial", "1", "--check", "mine.py"]) == status
+    out, err = capsys.readouterr()
+    assert out.splitlines() == printed and err == ""
+    assert "MINIGRAD_TUTORIAL_FAST" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("x = 1\ndef add(a:\n", "./mine.py, line 2: '(' was never closed"),
+        ("x = 1\n\n1 / 0\n", "./mine.py, line 3: ZeroDivisionError: division by zero"),
+        ("def f():\n    raise SystemExit\nf()\n", "./mine.py, line 2: SystemExit"),
+        ("", "mine.py is empty"),
+        (None, "mine.py does not exist: check the path"),
+    ],
+)
+def test_a_file_that_does_not_run_is_a_line(
+    short: Path, written: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if written is not None:
+        (short / "mine.py").write_text(written)
+    assert main(["tutorial", "1", "--check", "./mine.py"]) == 2
+    out, err = capsys.readouterr()
+    assert message in err and len(err.splitlines()) == 1 and out == ""
+
+
+@pytest.mark.parametrize(
+    ("tutorial", "message"),
+    [
+        (TUTORIAL.replace("base = 10", "base = 1 / 0"), "the tutorial itself fails"),
+        (TUTORIAL[: TUTORIAL.index("def check_1")], "01_short.py: its exercises have no checks"),
+        ("", "01_short.py: its exercises have no checks"),
+    ],
+)
+def test_a_tutorial_without_checks_is_a_line(
+    short: Path, tutorial: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (short / "01_short.py").write_text(tutorial)
+    (short / "mine.py").write_text(RIGHT)
+    assert main(["tutorial", "1", "--check", "mine.py"]) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.splitlines()) == 1
+
+
+def test_check_needs_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tutorial", "--check", "mine.py"]) == 2
+    assert "--check needs the number of a tutorial" in capsys.readouterr().err
+
+
+def test_checks_hold_when_python_drops_assertions(short: Path) -> None:
+    (short / "mine.py").write_text("def add(a): return 0\n")
+    script = (
+        "import pathlib; from minigrad_rnn import stepper; stepper.folder = pathlib.Path\n"
+        "from minigrad_rnn.cli import main; raise SystemExit(main(['tutorial', '1', '--check', "
+        "'mine.py']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", script],
+        capture_output=True,
+        text=True,
+        env=environment("numpy", short),
+        timeout=SECONDS,
+    )
+    assert done.returncode == 1 and "1. add: wrong" in done.stdout, done.stderr
