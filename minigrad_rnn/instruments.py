@@ -30,19 +30,18 @@ def gradient_matrix(losses: Sequence[mg.Tensor], weight: mg.Tensor, norms: bool 
     the time step where a cell uses the weight once a step. Nothing is added to `.grad`; one
     traversal a loss. Raises GradientError where the losses do not depend on the weight.
     """
-    if not weight.is_leaf or weight.node is None:
-        raise mg.GradientError("gradient_matrix: the weight is a leaf that requires a gradient")
-    users = [{n for n in _reached([loss]) if weight.node in n.parents} for loss in losses]
+    own = weight.node if weight.is_leaf else None
+    users = [{n for n in _reached([loss]) if own and own in n.parents} for loss in losses]
     column = {node: s for s, node in enumerate(sorted(set().union(*users), key=lambda n: n.id))}
     if not column:
         raise mg.GradientError(
-            "gradient_matrix: none of the losses depends on the weight; give one that was used"
+            "gradient_matrix: the weight is a leaf that requires a gradient and that a loss used"
         )
     shape = (len(losses), len(column)) + (() if norms else weight.shape)
     G = np.zeros(shape, weight.dtype)
     for row, loss, found in zip(G, losses, users, strict=True):
         if found:
-            for node, g in _shares(loss, weight.node):
+            for node, g in _shares(loss, own):
                 row[column[node]] = np.linalg.norm(g) if norms else g
     return G
 
@@ -170,7 +169,7 @@ def gates(
         with mg.enable_grad():  # what is recorded can be read
             entered = [tree.map(_leaf, part) for part in (x, state)]
             y, state = cell(*entered)
-        rows.append(_results(tree.flatten((y, state))[0], op))
+        rows.append(_results(tree.flatten((y, state))[0], op, xs.shape[1]))
         state = tree.map(lambda s: s.detach(), state)
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError(f"gates: {type(cell).__name__} does not compute a {op} at every step")
@@ -190,12 +189,15 @@ def _leaf(x: mg.Tensor) -> mg.Tensor:
     return mg.Tensor(x.detach(), requires_grad=x.dtype.kind == "f")
 
 
-def _results(ys: Sequence[mg.Tensor], op: str) -> list[np.ndarray]:
+def _results(ys: Sequence[mg.Tensor], op: str, rows: int) -> list[np.ndarray]:
     """What came of an op on the way to ys, in order; its rule has kept it for its derivative."""
     named = [n for n in _reached(ys) if n.op is not None and n.op.name == op]
     made = sorted(named, key=lambda n: n.id)
     kept = ((n.backend, k, s) for n in made for (k, _), s in zip(n.plan.sources, n.saved))
-    return [np.asarray(backend.to_numpy(s)) for backend, kind, s in kept if kind == "y"]
+    values = [np.asarray(backend.to_numpy(s)) for backend, kind, s in kept if kind == "y"]
+    # A gate that looks at no row, a learned rate, say, is the same for all of them.
+    by_row = [v if v.ndim > 1 and len(v) == rows else np.stack([v] * rows) for v in values]
+    return [v.reshape(rows, -1) for v in by_row]
 
 
 def saturation(
@@ -244,14 +246,14 @@ def colored(text: str, values: np.ndarray, scale: float | None = None) -> str:
             f"colored: one value a character, ({len(text)},), not {np.shape(values)}"
         )
     scale = float(np.abs(values).max(initial=0)) if scale is None else scale
-    cells = []
+    shown = ""
     for character, value in zip(text, values, strict=True):
         share = min(max(value / scale, -1), 1) if scale else 0
         rest = round(255 - 170 * abs(share))  # black letters stay readable
-        r, g, b = (255, rest, rest) if share > 0 else (rest, rest, 255)
-        end = "\033[0m\n" if character == "\n" else ""
-        cells.append(f"\033[30;48;2;{r};{g};{b}m{_visible(character)}{end}")
-    return "".join(cells) + "\033[0m"
+        colour = f"255;{rest};{rest}" if share > 0 else f"{rest};{rest};255"
+        shown += f"\033[30;48;2;{colour}m{_visible(character)}"
+        shown += "\033[0m\n" if character == "\n" else ""
+    return shown + "\033[0m"
 
 
 def _visible(character: str) -> str:
@@ -279,45 +281,41 @@ def draw_matrices(matrices: Mapping[str, np.ndarray], path: Any = None) -> Any:
 
 def draw_singular_values(curves: Mapping[str, np.ndarray], path: Any = None) -> Any:
     """The singular values (T + 1, N) of ds(T)/ds(t) over T - t, one colour a name."""
-    figure = _figure(5)
-    axes = figure.subplots()
+    axes = _figure(5).subplots()
     for i, (name, values) in enumerate(curves.items()):
         lines = axes.semilogy(np.arange(len(values))[::-1], values, color=f"C{i}", lw=1)
         lines[0].set_label(name)
     axes.set(xlabel="T - t", ylabel="singular values of ds(T)/ds(t)")
     axes.legend()
-    return _saved(figure, path)
+    return _saved(axes.figure, path)
 
 
 def draw_clipping(record: ClippedNorms, path: Any = None) -> Any:
     """The norm of the gradients at each step, and where clipping begins."""
-    figure = _figure(7.5)
-    axes = figure.subplots()
+    axes = _figure(7.5).subplots()
     axes.semilogy(record.norms, lw=1)
     axes.axhline(record.max_norm, color="C3", ls="--", label=f"clipped at {record.max_norm:g}")
     axes.set(xlabel="step", ylabel="norm of the gradients")
     axes.set_title(str(record), fontsize="small")
     axes.legend()
-    return _saved(figure, path)
+    return _saved(axes.figure, path)
 
 
 def draw_saturation(gates: Mapping[str, np.ndarray], path: Any = None) -> Any:
     """Each unit of each gate (T, B, units): its share of time above 0.9 over that below 0.1."""
-    figure = _figure(4.5)
-    axes = figure.subplots()
+    axes = _figure(4.5).subplots()
     for name, values in gates.items():
         axes.scatter(*saturation(values), s=14, alpha=0.6, label=name)
     axes.plot([0, 1], [1, 0], color="0.7", lw=1)
     axes.set(xlabel="share below 0.1", ylabel="share above 0.9", aspect="equal")
     axes.legend(title="gate")
-    return _saved(figure, path)
+    return _saved(axes.figure, path)
 
 
 def draw_trace(text: str, values: np.ndarray, path: Any = None, width: int = 60) -> Any:
     """A unit's values (len(text),) as colours behind the characters: blue below 0, red above."""
     rows = -(-len(text) // width)
-    figure = _figure(width / 6, 0.6 + rows / 3)
-    axes = figure.subplots()
+    axes = _figure(width / 6, 0.6 + rows / 3).subplots()
     padded = np.pad(np.asarray(values, float), (0, rows * width - len(text)))
     high = np.abs(padded).max(initial=0) or 1.0
     shown = padded.reshape(rows, width)
@@ -326,7 +324,7 @@ def draw_trace(text: str, values: np.ndarray, path: Any = None, width: int = 60)
         y, x = divmod(i, width)
         axes.text(x, y, _visible(c), ha="center", va="center", family="monospace", parse_math=False)
     axes.axis("off")
-    return _saved(figure, path)
+    return _saved(axes.figure, path)
 
 
 def _figure(width: float, height: float = 4) -> Any:
