@@ -253,8 +253,9 @@ def _add_tutorial(commands: Any) -> None:
     )  # fmt: skip
     add = parser.add_argument
     add("number", nargs="?", type=_COUNT, metavar="N", help="which one")
-    add("--notebook", metavar="FILE", help="write it as a notebook (.ipynb) instead")
     add("--all", action="store_true", help="run on without waiting for Enter")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--notebook", metavar="FILE", help="write it as a notebook (.ipynb) instead")
     add("--check", metavar="FILE", help="check your answers to its exercises, functions in a .py")
 
 

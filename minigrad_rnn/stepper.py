@@ -53,7 +53,9 @@ def listing() -> str:
         f"  {number:2}  {path.stem[3:].replace('_', ' '):24} {title(path)}"
         for number, path in tutorials().items()
     ]
-    return "\n".join(["Tutorials (minigrad-rnn tutorial N steps through one):", *lines])
+    first = "Tutorials (minigrad-rnn tutorial N steps through one):"
+    last = "minigrad-rnn tutorial N --check FILE tests your answers to its exercises."
+    return "\n".join([first, *lines, last])
 
 
 def find(number: int) -> Path:

@@ -458,6 +458,9 @@ def test_a_tutorial_without_checks_is_a_line(
 def test_check_needs_a_number(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tutorial", "--check", "mine.py"]) == 2
     assert "--check needs the number of a tutorial" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["tutorial", "1", "--check", "mine.py", "--notebook", "one.ipynb"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_checks_hold_when_python_drops_assertions(short: Path) -> None:
