@@ -214,7 +214,7 @@ def saturation(
 def traces(cell: Any, xs: mg.Tensor, state: Any = None) -> np.ndarray:
     """The state after each step, parts side by side, (T, B, N), while a cell reads xs (T, B, D).
 
-    For a CharacterModel: `traces(model.cells, model.embedding(ids[:, None]))[:, 0]`.
+    For a CharacterModel: `traces(model.cells, model.embedding(model.here(ids[:, None])))[:, 0]`.
     """
     state = first_state(cell, xs.shape[1], "traces") if state is None else state
     with mg.no_grad():

@@ -297,7 +297,7 @@ def test_traces_are_the_states(backend):
     assert np.abs(instruments.traces(cell, xs, start)[0] - want[0]).max() > 0.01
     model = CharacterModel(9, H, layers=2)
     ids = np.array([1, 2, 8, 0, 3])
-    found = instruments.traces(model.cells, model.embedding(ids[:, None]))
+    found = instruments.traces(model.cells, model.embedding(model.here(ids[:, None])))
     assert found.shape == (5, 1, 4 * H)  # two cells, h and c of each
     _, state = model(ids[:, None], model.initial_state(1))
     close(found[-1], np.concatenate([s.numpy() for s in mg.tree.flatten(state)[0]], axis=-1), 1e-6)
