@@ -17,9 +17,9 @@ from minigrad.backend import within
 from minigrad.errors import GradientError, ShapeError
 from minigrad.op import Mode, Op, at_choke_points, bare, in_mode, mode
 from minigrad.ops.create import zeros_like
-from minigrad.ops.elementwise import alias
-from minigrad.ops.shape import reshape, stack
-from minigrad.sweep import Sweep, node_of, pull, reached, seed, tensor_of
+from minigrad.ops.elementwise import alias, sqrt
+from minigrad.ops.shape import concatenate, reshape, stack
+from minigrad.sweep import Squares, Sweep, node_of, pull, reached, seed, tensor_of
 from minigrad.tensor import Node, Tensor, leaf, make
 
 Call = TypeVar("Call", bound=Callable[..., Any])
@@ -106,7 +106,30 @@ def backward(y: Tensor, gradient: Any = None, retain_graph: bool = False) -> Non
     Raises GradientError if y has no graph, is no scalar and gets no gradient, was used before, or
     shares recorded values with a graph that another thread is running backward on.
     """
+    _run(*_start(y, gradient, retain_graph))
+
+
+def backward_norms(y: Tensor, inputs: Any, gradient: Any = None, retain_graph: bool = False) -> Any:
+    """backward that returns, for a nest of tensors, the norms of what their uses sent: (uses,).
+
+    In order of creation, as the parts of pullback(y, inputs, split="use"), none of which is kept.
+    Squares are in the tensor's dtype: in float32, norms below 1e-19 may be 0, above 1e19 inf.
+    """
+    tensors, rebuild = tree.flatten(inputs)
+    nodes = [node_of(x, "backward_norms (input)") for x in tensors]
     root, sweep, order = _start(y, gradient, retain_graph)
+    sweep.uses = {node: Squares() for node in nodes}
+    _run(root, sweep, order)
+    norms = []
+    with in_mode(sweep.inside):
+        for x, node in zip(tensors, nodes, strict=True):
+            sent = [square for slot, square in reversed(sweep.uses[node]) if slot == x.index]
+            none = x.backend.xp.zeros(0, x.dtype)
+            norms.append(tensor_of(x.backend, sqrt(concatenate(sent)) if sent else none))
+    return rebuild(norms)
+
+
+def _run(root: Node, sweep: Sweep, order: Sequence[Node]) -> None:
     with _claimed(root, order):
         with in_mode(sweep.inside):
             for node in order:
@@ -367,5 +390,5 @@ def hessian(f: Callable[..., Any], wrt: int = 0) -> Callable[..., Any]:
     return jacobian(grad(f, wrt), wrt)
 
 
-for _function in (backward, backward_steps, register_hook):
+for _function in (backward, backward_norms, backward_steps, register_hook):
     setattr(Tensor, _function.__name__, _function)

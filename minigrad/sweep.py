@@ -159,6 +159,14 @@ class Sweep:
         return parts if g.__class__ is list else parts[0]
 
 
+class Squares(list[tuple[int, Any]]):
+    """A list of Sweep.uses that holds, in place of each part, the sum of its squares, (1,)."""
+
+    def append(self, use: tuple[int, Any]) -> None:
+        slot, g = use  # as it is: a copy in float64 would cost three times the product
+        list.append(self, (slot, g.reshape(1, -1) @ g.reshape(-1)))
+
+
 def _replacement(new: Any, g: Tensor) -> Tensor:
     """What a hook gave in place of g, if it fits."""
     if not isinstance(new, Tensor):

@@ -262,12 +262,14 @@ def _add_tutorial(commands: Any) -> None:
     parser = _command(
         commands, _tutorial, "tutorial", "list the tutorials, or step through one",
         "Without a number: the list. With one: prose, cell, Enter, result.",
-        "\n1\n1 --notebook engine.ipynb",
+        "\n1\n1 --notebook engine.ipynb\n1 --check mine.py",
     )  # fmt: skip
     add = parser.add_argument
     add("number", nargs="?", type=_COUNT, metavar="N", help="which one")
-    add("--notebook", metavar="FILE", help="write it as a notebook (.ipynb) instead")
     add("--all", action="store_true", help="run on without waiting for Enter")
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--notebook", metavar="FILE", help="write it as a notebook (.ipynb) instead")
+    add("--check", metavar="FILE", help="check your answers to its exercises, functions in a .py")
 
 
 # --- what the commands do ------------------------------------------------------------------------
@@ -347,8 +349,9 @@ def _tutorial(options: argparse.Namespace) -> int:
     from minigrad_rnn import stepper
 
     if options.number is None:
-        if options.notebook:
-            raise UsageError("--notebook needs the number of a tutorial")
+        for name in ("notebook", "check"):
+            if getattr(options, name):
+                raise UsageError(f"--{name} needs the number of a tutorial")
         print(stepper.listing())
         return 0
     path = stepper.find(options.number)
@@ -356,6 +359,10 @@ def _tutorial(options: argparse.Namespace) -> int:
         stepper.write_notebook(path, options.notebook)
         print(f"wrote {options.notebook}")
         return 0
+    if options.check:
+        from minigrad_rnn import exercises
+
+        return exercises.check(path, options.check)
     return stepper.step_through(path, wait=not options.all and sys.stdin.isatty())
 
 

@@ -53,7 +53,9 @@ def listing() -> str:
         f"  {number:2}  {path.stem[3:].replace('_', ' '):24} {title(path)}"
         for number, path in tutorials().items()
     ]
-    return "\n".join(["Tutorials (minigrad-rnn tutorial N steps through one):", *lines])
+    first = "Tutorials (minigrad-rnn tutorial N steps through one):"
+    last = "minigrad-rnn tutorial N --check FILE tests your answers to its exercises."
+    return "\n".join([first, *lines, last])
 
 
 def find(number: int) -> Path:
@@ -81,13 +83,19 @@ def cells(source: str) -> list[Cell]:
     return found
 
 
+def parsed(cell: Cell, path: Path) -> ast.Module:
+    """The syntax tree of a code cell, with the lines of its file."""
+    return ast.parse("\n" * (cell.line - 1) + cell.source, filename=str(path))
+
+
 def run_cell(cell: Cell, path: Path, names: dict[str, Any]) -> None:
     """Execute a code cell as a notebook does: the value of a last expression is shown."""
-    tree = ast.parse("\n" * (cell.line - 1) + cell.source, filename=str(path))
+    tree = parsed(cell, path)
     if tree.body and isinstance(tree.body[-1], ast.Expr):
         call = ast.Call(ast.Name("__show__", ast.Load()), [tree.body[-1].value], [])
         tree.body[-1] = ast.copy_location(ast.Expr(call), tree.body[-1])
-    exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), names)
+    code = compile(ast.fix_missing_locations(tree), str(path), "exec", dont_inherit=True)
+    exec(code, names)
 
 
 def display(value: Any) -> None:

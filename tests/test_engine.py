@@ -763,6 +763,38 @@ def test_backward_steps_tell_what_backward_does(backend):
     assert np.array_equal(w.grad.numpy(), want[1])
 
 
+def test_backward_norms_are_a_backward_and_the_norms_of_the_uses(backend):
+    W, b, x, v = leaf(3, 3), leaf(3, seed=1), leaf(2, 3, seed=2), leaf(2, 3, seed=3)
+    h, parts = x.numpy(), []
+    for _ in range(3):
+        parts.append(h)
+        h = h @ W.numpy() + b.numpy()
+    g, want_W, want_b = v.numpy(), [], []
+    for h in reversed(parts):
+        want_W.insert(0, h.T @ g)
+        want_b.insert(0, g.sum(axis=0))
+        g = g @ W.numpy().T
+    unused = leaf(2)
+    y = x
+    for _ in range(3):
+        y = y @ W + b
+    norms = (y * v.detach()).sum().backward_norms({"W": W, "rest": [b, unused]}, retain_graph=True)
+    np.testing.assert_allclose(norms["W"].numpy(), [np.linalg.norm(g) for g in want_W], rtol=1e-13)
+    np.testing.assert_allclose(
+        norms["rest"][0].numpy(), [np.linalg.norm(g) for g in want_b], rtol=1e-13
+    )
+    assert norms["rest"][1].shape == (0,) and norms["W"].dtype == "float64"
+    np.testing.assert_allclose(W.grad.numpy(), sum(want_W), rtol=1e-12)
+    np.testing.assert_allclose(b.grad.numpy(), sum(want_b), rtol=1e-12)
+    assert unused.grad is None and x.grad is not None
+    y.backward_norms(W, gradient=v.detach())
+    np.testing.assert_allclose(W.grad.numpy(), 2 * sum(want_W), rtol=1e-12)
+    with pytest.raises(mg.GradientError, match="freed"):
+        y.sum().backward_norms(W)
+    with pytest.raises(mg.GradientError, match="input"):
+        (W * 2).sum().backward_norms(W.detach())
+
+
 # --- slices, updates -----------------------------------------------------------------------------
 
 

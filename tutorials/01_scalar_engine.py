@@ -216,53 +216,88 @@ picture
 
 # %% [markdown]
 # The engine itself, `minigrad/sweep.py`, is this page with arrays: `reached` has the same name
-# and does the same, and `Sweep.step` is the body of the loop above.
-#
+# and does the same, and `Sweep.step` is the body of the loop above. Its rules compute with tensors
+# that may be recorded in their turn, which is all that second derivatives need. Here slopes are
+# bare floats; this is a product whose slopes are `Number`s:
+
+
+# %%
+def times(p, q):
+    return Number(p.value * q.value, (p, q), (q, p), "*")
+
+
+print(times(Number(2.0), Number(3.0)).value)
+
+# %% [markdown]
 # ## Exercises
 #
-# 1. Give `Number` a method `exp`. What is its slope?
-# 2. `backward` sets all gradients to zero first. What would happen to `w.grad` if it did not, and
-#    you called it twice? When is that what one wants?
-# 3. Write the derivative of a derivative: let the slopes be `Number`s, and `backward` compute
-#    with `Number`s. Which line of `backward` has to change?
+# 1. Write `exp(x)`, the exponential of a `Number`, as a `Number`. What is its slope?
+# 2. Write `accumulated(losses, x)`: the gradient of the sum of all losses by `x`, with one
+#    `backward` a loss. `backward` begins by setting gradients to zero, but only where it comes by.
+# 3. Write `derivative(y, x)`: dy/dx as a `Number` that remembers in its turn, so that
+#    `derivative(derivative(y, x), x)` is the second derivative. Let `times` above, whose slopes are
+#    `Number`s, do every product. Which line of `backward` changes?
 #
-# The next cell tests one answer to each.
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 1 --check mine.py` tests
+# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
 
 
 # %%
 def exp(x):
     y = math.exp(x.value)
-    return Number(y, (x,), (y,), "exp")  # 1: its own value
+    return Number(y, (x,), (y,), "exp")  # its own value
 
 
-x = Number(1.5)
-backward(exp(x))
-assert x.grad == math.exp(1.5)
-
-x = Number(3.0)
-gradients = []
-for half in (x * x, x * x):  # 2: they add up, as wanted for a loss that is computed in two halves
-    backward(half)
-    gradients.append(x.grad)
-assert sum(gradients) == 12.0
+def accumulated(losses, x):
+    total = 0.0
+    for loss in losses:
+        x.grad = 0.0  # backward passes by if the loss does not depend on x
+        backward(loss)
+        total += x.grad
+    return total
 
 
-def derivative(y, x):  # 3: the sum and the product of gradients are Numbers, hence recorded
+def derivative(y, x):
     grads = {y: Number(1.0)}
     for node in reached(y):
         for parent, slope in zip(node.parents, node.slopes):
             if node in grads:
-                part = grads[node] * (slope if isinstance(slope, Number) else Number(slope))
+                slope = slope if isinstance(slope, Number) else Number(slope)
+                part = times(grads[node], slope)
                 grads[parent] = grads[parent] + part if parent in grads else part
     return grads[x]
 
 
-def times(p, q):
-    return Number(p.value * q.value, (p, q), (q, p), "*")
+def check_1(exp):
+    x = Number(1.5)
+    y = exp(x)
+    assert isinstance(y, Number), "exp(x) is a Number again: Number(value, parents, slopes, op)"
+    assert math.isclose(y.value, 4.4816890703), f"exp(1.5) is 4.4817, not {y.value}"
+    backward(y + y)
+    assert math.isclose(x.grad, 2 * 4.4816890703), "the slope of exp at x is exp(x)"
 
 
-x = Number(2.0)
-cube = times(times(x, x), x)
-second = derivative(derivative(cube, x), x)
-print(second.value)
-assert second.value == 6 * 2.0
+def check_2(accumulated):
+    x, other = Number(3.0), Number(5.0)
+    found = accumulated([x * x, x * x * x], x)
+    assert found is not None, "return the sum of the gradients, a float"
+    assert found == 33.0, f"2 x + 3 x^2 is 33 at x = 3, not {found}: add up what each loss gives"
+    again = accumulated([x * x, other * other], x)
+    assert again == 6.0, "a loss without x adds nothing: set x.grad to zero yourself"
+
+
+def check_3(derivative):
+    x = Number(1.5)
+    dy = derivative(times(times(x, x), x), x)
+    assert isinstance(dy, Number), "the derivative is a Number: let the gradients be Numbers"
+    assert dy.value == 6.75, f"the derivative of x^3 is 3 x^2, 6.75 at 1.5, not {dy.value}"
+    second = derivative(dy, x)
+    assert second.value == 9.0, f"the second one is 6 x, 9 at 1.5, not {second.value}"
+    third = derivative(second, x)
+    assert third.value == 6.0, "the third one is 6: multiply gradients by slopes with times, not *"
+
+
+check_1(exp)
+check_2(accumulated)
+check_3(derivative)
+print("exercises: 3 of 3")

@@ -113,27 +113,69 @@ picture
 # %% [markdown]
 # ## Exercises
 #
-# 1. What are the shapes of the gradients of `p` and `q` in `(p * q).sum()` with `p` of shape (5,
-#    1) and `q` of shape (1, 4)? And their values, if all elements are 1?
-# 2. Write `mean over axis 0` with `mg.sum` only, and check its gradient.
-# 3. `mg.maximum(a, b)` at a tie: which of the two gets the gradient in minigrad, and why does it
-#    matter that the shares add up to one?
+# 1. Write `mean_rows(x)`: the mean over axis 0 of a tensor, by `mg.sum` alone.
+# 2. Write `larger(a, b)`: `mg.maximum`, but at a tie the whole gradient goes to `a`. (`mg.maximum`
+#    gives each half, so that max(a, a) = a has the derivative 1.)
+# 3. Write `undo(g, shape)`: what `Sweep.add` does. `g` is a NumPy array, the cotangent of a value
+#    of shape `shape` that was broadcast to `g.shape`; sum it back to `shape`.
 #
-# The next cell tests the answers.
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 2 --check mine.py` tests
+# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+
 
 # %%
-p = mg.Tensor(np.ones((5, 1)), requires_grad=True)
-q = mg.Tensor(np.ones((1, 4)), requires_grad=True)
-(p * q).sum().backward()
-assert p.grad.shape == (5, 1) and np.all(p.grad.numpy() == 4)  # 1
-assert q.grad.shape == (1, 4) and np.all(q.grad.numpy() == 5)
+def mean_rows(x):
+    return mg.sum(x, axis=0) / x.shape[0]
 
-v = mg.Tensor(np.ones((5, 2)), requires_grad=True)
-(mg.sum(v, axis=0) / v.shape[0]).sum().backward()
-assert np.allclose(v.grad.numpy(), 0.2)  # 2
 
-a = mg.Tensor(2.0, requires_grad=True)
-m = mg.maximum(a, a)  # 3: half each, so that max(a, a) = a has the derivative 1 of a
-m.backward()
-assert a.grad.item() == 1.0
-print("all answers hold")
+def larger(a, b):
+    return mg.where(a >= b, a, b)
+
+
+def undo(g, shape):
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))  # axes that broadcasting put in front
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1)
+    return g.sum(axis=stretched, keepdims=True)
+
+
+def check_1(mean_rows):
+    v = mg.Tensor(np.arange(10.0).reshape(5, 2), requires_grad=True)
+    y = mean_rows(v)
+    assert isinstance(y, mg.Tensor), "return a tensor"
+    assert y.shape == (2,), f"the mean over axis 0 of (5, 2) has shape (2,), not {y.shape}"
+    assert np.allclose(y.numpy(), [4.0, 5.0]), f"the means are 4 and 5, not {y.numpy()}"
+    assert y.node is not None, "compute with the tensor, not with its numbers: nothing is recorded"
+    y.sum().backward()
+    assert np.allclose(v.grad.numpy(), 0.2), "each of five rows has a share of 1/5"
+
+
+def check_2(larger):
+    a = mg.Tensor([1.0, 2.0, 3.0], requires_grad=True)
+    b = mg.Tensor([3.0, 2.0, 1.0], requires_grad=True)
+    y = larger(a, b)
+    assert isinstance(y, mg.Tensor), "return a tensor"
+    assert np.array_equal(y.numpy(), [3.0, 2.0, 3.0]), f"the maxima are 3, 2, 3, not {y.numpy()}"
+    da, db = mg.pullback(y.sum(), [a, b])
+    assert np.array_equal(da.numpy() + db.numpy(), [1.0, 1.0, 1.0]), "the shares add up to one"
+    assert da.numpy()[1] == 1.0, "at the tie a gets all: choose by a >= b with mg.where"
+    assert np.array_equal(da.numpy(), [0.0, 1.0, 1.0]), "the larger one gets the gradient"
+
+
+def check_3(undo):
+    rng = np.random.default_rng(0)
+    for shape, onto in [((3,), (2, 3)), ((2, 1), (2, 3)), ((1, 1), (4, 5)), ((), (2, 2))]:
+        g = rng.normal(size=onto)
+        found = undo(g, shape)
+        assert found is not None, "return the array"
+        case = f"from {onto} to {shape}"
+        assert np.shape(found) == shape, f"{case}: the result has shape {np.shape(found)}"
+        # The cotangent of one element is the sum of g over all places where that element stands.
+        stands = np.broadcast_to(np.arange(np.prod(shape, dtype=int)).reshape(shape), onto)
+        sums = [g[stands == i].sum() for i in range(stands.max() + 1)]
+        assert np.allclose(np.ravel(found), sums), f"{case}: sum over the axes that were stretched"
+
+
+check_1(mean_rows)
+check_2(larger)
+check_3(undo)
+print("exercises: 3 of 3")

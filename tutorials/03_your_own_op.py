@@ -135,14 +135,18 @@ assert np.allclose(numeric, W.grad.numpy(), rtol=1e-5, atol=1e-6)
 # %% [markdown]
 # ## Exercises
 #
-# 1. Write `swish`, $x\,\sigma(x)$, as a composition of public functions. Does it need a rule?
-# 2. Write it as an op whose rule keeps `x` only, and `gradcheck` it to second order.
-# 3. An op that is the identity forward and halves the gradient: what does `gradcheck` say to it,
-#    and is it right to do so?
+# 1. Write `swish(x)`, $x \sigma(x)$, as a composition of public functions. Does it need a rule?
+# 2. Write `swish_rule(g, x)`: the rule of an op `swish` that keeps `x` alone, the cotangent of `x`
+#    for a cotangent `g` of the result. It has to be made of ops, or there is no second derivative.
+# 3. Write `halved(x)`: `x` itself, but only half of the gradient comes back through it. No op is
+#    needed: `detach` stops a gradient. What does `gradcheck` say to it, and is it right?
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 3 --check mine.py` tests
+# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
 
 
 # %%
-def swish(x):  # 1: no: a composition is differentiated by its parts
+def swish(x):  # a composition is differentiated by its parts
     return x * mg.sigmoid(x)
 
 
@@ -151,18 +155,56 @@ def swish_rule(g, x):
     return g * (s + x * s * (1 - s))
 
 
-fused = op(
-    "tutorial_swish",
-    lambda xp, x: x / (1 + xp.exp(-x)),
-    shape=specs.floating,
-    dtypes="float",
-    x=swish_rule,
-)
-assert np.allclose(swish(v).numpy(), fused(v).numpy())
-mg.gradcheck(fused, v, order=2)  # 2
+def halved(x):  # gradcheck objects, and is right to: this is no derivative of the forward
+    return 0.5 * x + 0.5 * x.detach()
 
-halved = op("tutorial_halved", lambda xp, x: x * 1, shape=specs.same, x=lambda g: 0.5 * g)
-try:
-    mg.gradcheck(halved, v)
-except mg.MinigradError:
-    print("3: it objects, and is right: this is no derivative of the forward")
+
+def check_1(swish):
+    u = np.array([-2.0, 0.0, 1.5])
+    t = mg.Tensor(u, requires_grad=True)
+    y = swish(t)
+    assert isinstance(y, mg.Tensor), "return a tensor"
+    assert np.allclose(y.numpy(), u / (1 + np.exp(-u))), "swish is x / (1 + exp(-x))"
+    assert y.node is not None, "use functions of mg, which are recorded"
+    eps = 1e-6
+    up, down = (v / (1 + np.exp(-v)) for v in (u + eps, u - eps))
+    g = mg.pullback(y.sum(), t).numpy()
+    assert np.allclose(g, (up - down) / (2 * eps)), (
+        "its derivative is off: is x detached somewhere?"
+    )
+
+
+def check_2(swish_rule):
+    u = np.array([-2.0, 0.0, 1.5])
+    s = 1 / (1 + np.exp(-u))
+    g = swish_rule(mg.Tensor([1.0, 1.0, 2.0], dtype="float64"), mg.Tensor(u))
+    assert isinstance(g, mg.Tensor), "a rule returns the cotangent, a tensor"
+    assert np.allclose(g.numpy()[:2], (s + u * s * (1 - s))[:2]), "the slope is s + x s (1 - s)"
+    assert np.isclose(g.numpy()[2], 2 * (s + u * s * (1 - s))[2]), "a rule is linear in g"
+    t = mg.Tensor(u, requires_grad=True)
+    slope = swish_rule(mg.ones(3, dtype="float64"), t)
+    assert slope.node is not None, "make the rule of functions of mg, which are recorded"
+    second = mg.pullback(slope.sum(), t).numpy()
+    curve = s * (1 - s) * (2 + u * (1 - 2 * s))
+    assert np.allclose(second, curve), "the rule's own derivative is off: is x detached somewhere?"
+
+
+def check_3(halved):
+    t = mg.Tensor([-1.0, 0.3, 2.0], dtype="float64", requires_grad=True)
+    y = halved(t)
+    assert isinstance(y, mg.Tensor), "return a tensor"
+    assert np.array_equal(y.numpy(), t.numpy()), "the value is x itself"
+    assert y.node is not None, "some of the gradient comes through: do not detach all"
+    g = mg.pullback(y.sum(), t).numpy()
+    assert np.array_equal(g, [0.5, 0.5, 0.5]), f"the gradient is 1/2, not {g}"
+    try:
+        mg.gradcheck(halved, t)
+    except mg.MinigradError:
+        return
+    raise AssertionError("gradcheck has nothing against it, so its gradient is not halved")
+
+
+check_1(swish)
+check_2(swish_rule)
+check_3(halved)
+print("exercises: 3 of 3")

@@ -141,41 +141,90 @@ assert np.array_equal(one.numpy(), other.numpy())
 # %% [markdown]
 # ## Exercises
 #
-# 1. Which op would you have to override for a matrix product that runs elsewhere? Write a
-#    `kernels` entry that counts its calls, and count those of forward and backward for `x @ W`.
-# 2. A backend whose namespace lacks `cumsum`: what happens in `mg.cumsum`?
+# 1. Write `uses(program)`: run `program()` on a new `Counting` backend and return how often which
+#    function of the namespace was used, a dict.
+# 2. Write `with_kernel(name, kernel)`: a new `Counting` backend that serves the op of that name by
+#    your function. Which op is the matrix product, and how often does `x @ W` run it, forward and
+#    backward?
+# 3. Write `lacking(name)`: a new `Counting` backend whose namespace has no function of that name.
+#    What happens in `mg.cumsum` if it is `cumsum`?
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 4 --check mine.py` tests
+# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
 
 
 # %%
-class Lacking(Counting):
-    name = "lacking"
+def uses(program):
+    backend = Counting()
+    with mg.use_backend(backend):
+        program()
+    return backend.xp.uses
 
-    def __init__(self):
-        super().__init__()
-        self.products = 0
-        self.kernels = {"matmul": self.matmul}
 
-        class Namespace(CountingNamespace):
-            def __getattr__(self, name):
-                if name == "cumsum":
-                    raise AttributeError("no cumsum", name=name, obj=self)
-                return super().__getattr__(name)
+def with_kernel(name, kernel):
+    backend = Counting()
+    backend.kernels[name] = kernel
+    return backend
 
-        self.xp = Namespace()
 
-    def matmul(self, a, b):
-        self.products += 1
+def lacking(name):
+    class Lacking(CountingNamespace):
+        def __getattr__(self, asked):
+            if asked == name:
+                raise AttributeError(f"no {name}", name=name, obj=self)
+            return super().__getattr__(asked)
+
+    backend = Counting()
+    backend.xp = Lacking()
+    return backend
+
+
+def check_1(uses):
+    def program():
+        t = mg.Tensor([1.0, 2.0])
+        return mg.tanh(mg.tanh(t)) * t
+
+    found = uses(program)
+    assert isinstance(found, dict), "return the namespace's dict of uses"
+    assert found.get("tanh") == 2, f"tanh is used twice, not {found.get('tanh')} times"
+    again = uses(program)
+    assert again.get("multiply") == 1, "begin with a new Counting backend each time"
+
+
+def check_2(with_kernel):
+    calls = []
+
+    def product(a, b):
+        calls.append((a.shape, b.shape))
         return np.matmul(a, b)
 
+    backend = with_kernel("matmul", product)
+    assert hasattr(backend, "xp"), "return the backend"
+    with mg.use_backend(backend):
+        t = mg.Tensor(np.ones((2, 3)))
+        M = mg.Tensor(np.ones((3, 4)), requires_grad=True)
+        (t @ M).sum().backward()
+    assert calls, "the kernel was not called: kernels maps the op's name to it"
+    # Forward, and the rule of M, which is a product of matrices again. Nobody asks for t's.
+    assert calls == [((2, 3), (3, 4)), ((3, 2), (2, 4))], f"its calls were {calls}"
+    assert with_kernel("exp", np.exp).kernels.get("matmul") is None, "make a new backend each time"
 
-lacking = Lacking()
-with mg.use_backend(lacking):
-    x = mg.Tensor(np.ones((2, 3)))
-    W = mg.Tensor(np.ones((3, 4)), requires_grad=True)
-    (x @ W).sum().backward()
-    # 1: "matmul", twice: forward, and the rule of W, which is a product of matrices again.
-    assert lacking.products == 2
-    try:
-        mg.cumsum(W)
-    except mg.OpNotImplementedError as error:
-        print(error)  # 2: an error, never a silent detour
+
+def check_3(lacking):
+    backend = lacking("cumsum")
+    assert hasattr(backend, "xp"), "return the backend"
+    with mg.use_backend(backend):
+        t = mg.Tensor([1.0, 2.0])
+        try:
+            mg.cumsum(t)
+        except mg.OpNotImplementedError:  # an error, never a silent detour
+            pass
+        else:
+            raise AssertionError("mg.cumsum still works: __getattr__ raises AttributeError for it")
+        assert np.allclose(mg.tanh(t).numpy(), np.tanh([1.0, 2.0])), "all else stays as it is"
+
+
+check_1(uses)
+check_2(with_kernel)
+check_3(lacking)
+print("exercises: 3 of 3")

@@ -3,7 +3,7 @@
 #
 # You will unroll a dynamical system and a recurrent network by a plain loop, see that the shared
 # weight is *one* leaf with many uses, and take its gradient apart into one part per step: that is
-# equation 10.25 of the book, measured.
+# equation 10.25 of the book, measured. And you will see the loop found again in the graph.
 #
 # You need: tutorials 01 and 02. It takes about 20 minutes. It belongs to Fig 10.1 "Classical
 # Dynamical Systems", Fig 10.2 "Unfolding Computation Graphs", Fig 10.3 "Recurrent Hidden Units"
@@ -123,7 +123,9 @@ copied = mg.pullback(copied_loss, copies)
 assert all(
     np.abs(g.numpy() - part).max() < 1e-12 for g, part in zip(copied, parts.numpy(), strict=True)
 )
-print("norm of each step's share:", np.linalg.norm(parts.numpy(), axis=(1, 2)).round(3))
+norms = loss.backward_norms(W, retain_graph=True).numpy()  # a backward that tells the norms alone
+print("norm of each step's share:", norms.round(3))
+assert np.allclose(norms, np.linalg.norm(parts.numpy(), axis=(1, 2)))
 
 # %% [markdown]
 # The first share is zero: at the first step $h^{(0)} = 0$, and the term has $h^{(t-1)}$ as a
@@ -148,14 +150,56 @@ assert np.abs(literal - parts.numpy()).max() < 1e-12
 print("largest difference:", np.abs(literal - parts.numpy()).max())
 
 # %% [markdown]
+# The loss is a sum over steps. What the loss of step t *alone* sends to each use of `W` is the same
+# product of Jacobians, begun at t. It thins out on the way back: the gradient vanishes.
+# (`minigrad_rnn.instruments` measures this of any cell, and draws it.)
+
+
+# %%
+def literally(t):
+    """The terms of eq 10.25 for the loss of step t alone, one for each use up to t."""
+    g, terms = nabla_o[t] @ V.numpy().T, []
+    for s in reversed(range(t + 1)):
+        g = (1 - hidden[s] ** 2) * g
+        terms.insert(0, np.outer(before[s], g))
+        g = W.numpy() @ g
+    return np.array(terms)
+
+
+print("the last loss:", np.linalg.norm(literally(T - 1), axis=(1, 2)).round(3))
+summed = sum(np.pad(literally(t), ((0, T - 1 - t), (0, 0), (0, 0))) for t in range(T))
+assert np.abs(summed - literal).max() < 1e-12
+
+# %% [markdown]
+# ## Folded again
+#
+# The loop is gone from the recorded graph, but not lost: the graph repeats itself, and `mg.fold`
+# finds the period. What it gives is the left side of Fig 10.2: one step, with the black square, the
+# delay of one step, written out as `delay 1 of`. For another number of steps only the count in
+# `for t in` changes. `mg.unfold` goes the other way.
+
+# %%
+for name, parameter in {"U": U, "W": W, "b": b}.items():
+    parameter.name = name
+
+
+def unrolled(xs):
+    return unroll(step, xs, mg.zeros((1, H)))[0]
+
+
+folded = mg.fold(unrolled, xs)
+print(folded)
+assert [loop.trips for loop in folded.loops()] == [T]
+assert [edge.delay for edge in folded.delay_edges()] == [1]
+assert len(mg.unfold(folded).steps) == 2 + T * len(folded.loops()[0].body)
+
+# %% [markdown]
 # ## The picture
 #
 # Two steps of it. `W` and `U` stand there once each, with an arrow to every use.
 
 # %%
 small, _ = unroll(step, xs[:2], mg.zeros((1, H)))
-for name, parameter in {"U": U, "W": W, "b": b}.items():
-    parameter.name = name
 picture = mg.draw(small.sum(), values=False, gradients=False)
 assert picture.svg.count("tanh") >= 2
 picture
@@ -163,22 +207,71 @@ picture
 # %% [markdown]
 # ## Exercises
 #
-# 1. How many contributions does `U` get? And `V`? Why is the second number not T?
-# 2. Which use of `W` would you cut to get *truncated* backpropagation with a window of 3 steps?
-#    Use `h.detach()` at one place of the loop and look at the norms again.
-# 3. With `nabla_h` at hand: at which step does a change of `h` matter most for the loss?
+# 1. Write `uses(loss, weight)`: how often a weight was used in computing a loss. Why is it not T
+#    for `V`?
+# 2. Write `window(k)`: the gradient by `W` of the *last* step's loss, use by use, when nothing
+#    flows back past the last `k` steps: *truncated* backpropagation. Use `h.detach()` at one place
+#    of the loop.
+# 3. Write `matrix(losses, weight)`: for the T losses of an unrolled network, one a step, the norms
+#    G[t, s] of what the loss of step t sends to the weight's use at step s, a NumPy array (T, T).
+#    What stands above its diagonal?
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 5 --check mine.py` tests
+# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+
 
 # %%
-assert mg.pullback(loss, U, split="use").shape[0] == T  # 1: once a step
-assert mg.pullback(loss, V, split="use").shape[0] == 1  # one product for all steps
+def uses(loss, weight):
+    return mg.pullback(loss, weight, split="use").shape[0]
 
-h, outputs = mg.zeros((1, H)), []
-for t, x in enumerate(xs):
-    if t == T - 3:
-        h = h.detach()  # 2: nothing flows past this point
-    h = mg.tanh(b + h @ W + x @ U)
-    outputs.append(h)
-tail = mg.functional.cross_entropy(outputs[-1] @ V + c, labels[-1], reduction="sum")
-norms = np.linalg.norm(mg.pullback(tail, W, split="use").numpy(), axis=(1, 2))
-assert len(norms) == 3
-print("3: step", 1 + int(np.argmax(np.linalg.norm(nabla_h, axis=1))))
+
+def window(k):
+    h = mg.zeros((1, H))
+    for t, x in enumerate(xs):
+        if t == T - k:
+            h = h.detach()  # nothing flows past this point
+        h = mg.tanh(b + h @ W + x @ U)
+    last = mg.functional.cross_entropy(h @ V + c, labels[-1], reduction="sum")
+    return mg.pullback(last, W, split="use")
+
+
+def matrix(losses, weight):
+    G = np.zeros((len(losses), len(losses)))
+    for t, loss in enumerate(losses):
+        parts = mg.pullback(loss, weight, split="use").numpy()
+        G[t, : len(parts)] = np.linalg.norm(parts, axis=(1, 2))
+    return G
+
+
+def check_1(uses):
+    assert uses(loss, U) == T, f"U is used once a step, {T} times: split='use' keeps uses apart"
+    # One product of matrices serves all steps, because o(t) does not feed back.
+    assert uses(loss, V) == 1, "V is used once, for all steps: count the first axis"
+
+
+def check_2(window):
+    for k in (1, 3, T):
+        parts = window(k)
+        assert parts is not None, "return the parts, mg.pullback(..., split='use')"
+        assert len(parts) == k, f"a window of {k} has {k} uses, not {len(parts)}: detach h there"
+        wrong = "not the last step's loss alone, by W"
+        assert np.allclose(mg.Tensor(parts).numpy(), literally(T - 1)[-k:]), wrong
+
+
+def check_3(matrix):
+    hs, _ = unroll(step, xs, mg.zeros((1, H)))
+    losses = [
+        mg.functional.cross_entropy(h @ V + c, y, reduction="sum") for h, y in zip(hs, labels)
+    ]
+    G = matrix(losses, W)
+    assert np.shape(G) == (T, T), f"G has a row a loss and a column a use, not {np.shape(G)}"
+    assert not np.triu(G, 1).any(), "a loss sends nothing to later uses: zero above the diagonal"
+    for t in range(T):
+        norms = np.linalg.norm(literally(t), axis=(1, 2))
+        assert np.allclose(G[t, : t + 1], norms), f"row {t} is off: take the norm of each use"
+
+
+check_1(uses)
+check_2(window)
+check_3(matrix)
+print("exercises: 3 of 3")

@@ -182,21 +182,90 @@ assert again == write(model, "Return ", 20, 0.7)
 
 # %% [markdown]
 # The command does all of this with a larger model: `minigrad-rnn train`, then `sample` and
-# `score`.
+# `score`. What is written out here is there to be called, too: the loop of the training as a
+# *gradient schedule*, `minigrad_rnn.TBPTT(T)`, beside `BPTT()`, `Checkpoint(memory)` and `RTRL()`;
+# drawing, with beam search as well, in `minigrad_rnn.decode`. And `minigrad-rnn experiment` lists
+# what the lectures claim of such networks, each claim put to the test over several seeds.
 #
 # ## Exercises
 #
-# 1. What does `bits` become if each held-out character is scored with the zero state, its context
-#    thrown away? Which of the counting models is that comparable with?
-# 2. What does the model write at a temperature near zero, and why does it repeat itself?
-# 3. Make the state learned: where would a parameter go (`minigrad_rnn.LearnedState`)?
+# 1. Write `alone(model, ids)`: the bits per character of `ids` from the second character on, if
+#    each is predicted from the zero state and the one character before it, its context thrown away.
+#    Which of the counting models is that comparable with?
+# 2. Write `greedy(model, prime, length)`: the text that comes of a temperature near zero, `prime`
+#    and then `length` characters, always the likeliest. Why does it repeat itself?
+# 3. Write `surprises(model, ids)`: the bits that *each* character costs from the second on, a NumPy
+#    array of `len(ids) - 1`, whose mean is the score. Where in a word is the model surprised?
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 6 --check mine.py` tests
+# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+
 
 # %%
-with mg.no_grad():
-    alone, _ = model(held_out[None, :500], model.cell.initial_state(500))
-    one = mg.functional.cross_entropy(alone[0], held_out[1:501]).item() / math.log(2)
-print(
-    f"1: {one:.2f} bits with one character of context, against {counted[1]:.2f} by counting pairs"
-)
-assert one > bits
-print("2:", write(model, "Return ", 40, 0.01))
+def alone(model, ids):
+    with mg.no_grad():
+        n = len(ids) - 1
+        logits, _ = model(ids[None, :-1], model.cell.initial_state(n))  # n rows, one step
+        return mg.functional.cross_entropy(logits[0], ids[1:]).item() / math.log(2)
+
+
+def greedy(model, prime, length):
+    state, ids, text = model.cell.initial_state(1), vocabulary.encode(prime), prime
+    with mg.no_grad():
+        for _ in range(length):
+            logits, state = model(ids[:, None], state)
+            ids = logits[-1].numpy().argmax(axis=-1)
+            text += vocabulary.decode(ids)
+    return text
+
+
+def surprises(model, ids):
+    with mg.no_grad():
+        logits, _ = model(ids[:-1, None], model.cell.initial_state(1))
+        nats = mg.functional.cross_entropy(logits[:, 0], ids[1:], reduction="none")
+    return nats.numpy() / math.log(2)
+
+
+def check_1(alone):
+    found = alone(model, held_out[:21])
+    assert found is not None, "return the bits per character"
+    with mg.no_grad():  # one character after the other, from the zero state
+        o = [model(held_out[i : i + 1, None], model.cell.initial_state(1))[0] for i in range(20)]
+    o = np.array([x.numpy()[0, 0] for x in o], "float64")
+    p = np.exp(o - o.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    bits = -np.log2(p[np.arange(20), held_out[1:21]]).mean()
+    nats = np.isclose(found, bits * math.log(2), rtol=1e-4)
+    assert not nats, "these are nats: divide by log 2"
+    assert np.isclose(found, bits, rtol=1e-4), f"{bits:.4f} bits are right, not {found}"
+
+
+def check_2(greedy):
+    text = greedy(model, "Return ", 8)
+    assert isinstance(text, str), "return the text"
+    assert text.startswith("Return "), "the text begins with the prime"
+    assert len(text) == 15, f"8 characters come after the prime, not {len(text) - 7}"
+    for i in range(7, 15):  # each again, from the whole text before it
+        with mg.no_grad():
+            o, _ = model(vocabulary.encode(text[:i])[:, None], model.cell.initial_state(1))
+        o = o.numpy()[-1, 0]
+        chosen = vocabulary.encode(text[i])[0]
+        assert o.max() - o[chosen] < 1e-3, f"{text[i]!r} is not the likeliest after {text[:i]!r}"
+
+
+def check_3(surprises):
+    ids = held_out[:200]
+    found = surprises(model, ids)
+    assert np.shape(found) == (199,), f"one number a character, (199,), not {np.shape(found)}"
+    assert np.isclose(np.mean(found), score(model, ids), rtol=1e-4), "their mean is the score"
+    for n in (2, 200):  # the last of n characters costs what all of them cost more
+        last = score(model, ids[:n]) * (n - 1) - (
+            score(model, ids[: n - 1]) * (n - 2) if n > 2 else 0
+        )
+        assert np.isclose(found[n - 2], last, atol=1e-2), f"character {n} costs {last:.3f} bits"
+
+
+check_1(alone)
+check_2(greedy)
+check_3(surprises)
+print("exercises: 3 of 3")
