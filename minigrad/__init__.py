@@ -57,13 +57,14 @@ __all__ = [
     "broadcast_to", "ceil", "checkpoint", "clip", "clip_gradient", "concatenate", "cos",
     "cosh", "cumsum",
     "default_dtype", "detect_anomaly", "divide", "draw", "einsum", "enable_grad", "equal", "exp",
-    "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "from_dlpack", "full",
-    "full_like", "functional", "grad", "gradcheck", "greater", "greater_equal", "hessian", "hvp",
-    "io", "isfinite", "isinf", "isnan", "jacobian", "jvp", "less", "less_equal", "linspace", "load",
-    "log", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logsumexp", "matmul",
-    "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative", "nn", "no_grad",
-    "not_equal", "ones", "ones_like", "ops", "optim", "outer", "pad", "power", "prod", "pullback",
-    "random", "reciprocal", "remainder", "repeat", "reshape", "resolve", "roll", "round", "save",
+    "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "fold", "from_dlpack", "full",
+    "full_like", "functional", "grad", "gradcheck", "graph", "greater", "greater_equal", "hessian",
+    "hvp", "io", "isfinite", "isinf", "isnan", "jacobian", "jvp", "less", "less_equal", "linspace",
+    "load", "log", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logsumexp",
+    "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply", "negative", "nn",
+    "no_grad", "not_equal", "ones", "ones_like", "ops", "optim", "outer", "pad", "pictures",
+    "power", "prod", "pullback", "random", "reciprocal", "remainder", "repeat", "reshape",
+    "resolve", "roll", "round", "save",
     "scatter_add", "set_backend", "set_default_dtype", "show_backends", "sigmoid", "sign", "sin",
     "sinh", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "subtract", "sum",
     "swapaxes", "take", "take_along_axis", "tan", "tanh", "tensordot", "top_k", "transpose", "tree",
@@ -81,7 +82,12 @@ _ELSEWHERE = {  # what other libraries call it
 
 
 def __getattr__(name: str) -> Any:
-    """`draw`, `fold`, `unfold`, loaded at first use; of another name, the nearest that there is."""
+    """What is loaded at first use: `graph`, `pictures`, `draw`, `fold`, `unfold`; else an error
+    that names the nearest that there is."""
+    if name in ("graph", "pictures"):
+        import importlib
+
+        return importlib.import_module(f"minigrad.{name}")
     if name == "draw":
         from minigrad.pictures import draw
 

@@ -4,6 +4,7 @@ A pass takes a graph and returns another that means the same; `evaluate` says wh
 """
 
 from minigrad.graph.checks import ordered, verify
+from minigrad.graph.contraction import Link, contract, inside, made_by, maker
 from minigrad.graph.flattening import fingerprint, unfold
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import (
@@ -25,6 +26,6 @@ from minigrad.graph.tracing import Captured, capture
 # fmt: off
 __all__ = [
     "Affine", "CaptureError", "Captured", "Carry", "Collected", "Graph", "GraphError", "Indexed",
-    "Instruction", "Loop", "Value", "capture", "evaluate", "fingerprint", "fold", "ordered", "text",
-    "unfold", "verify",
+    "Instruction", "Link", "Loop", "Value", "capture", "contract", "evaluate", "fingerprint",
+    "fold", "inside", "made_by", "maker", "ordered", "text", "unfold", "verify",
 ]

@@ -1,0 +1,196 @@
+"""A program's variables found again in its graph, and the graph reduced to them as a panel.
+
+A program returns its variables by name: a list for one that each step has anew, else the tensor.
+It is captured and folded; the circuit comes from the folded graph, the drawing step by step from
+the same graph unfolded. Which arrows there are, the graph says; where things stand, the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import minigrad as mg
+from minigrad import tree
+from minigrad.graph import Graph, Link, Value, capture, contract, inside, maker
+from minigrad.pictures import Arrow, Panel, Spot
+
+ELISION = "…"
+SYMBOLS = {"add": "+", "multiply": "×"}
+Names = dict[Value, Any]
+Bends = Mapping[tuple[str, str], float]
+Places = Mapping[str, tuple[float, ...]]
+
+
+class Trace:
+    """program(*args), captured and folded; weights: tensors that label the paths they are on.
+
+    A variable is a tensor or a nest of them. find: more variables, from the graph and these.
+    """
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        *args: Any,
+        weights: Mapping[str, Any] | None = None,
+        find: Callable[[Graph, Names], Names] | None = None,
+    ) -> None:
+        captured = capture(program, *args)
+        self.graph = mg.fold(captured)
+        self.rebuild, self.find = captured.rebuild, find
+        names = {id(tensor): name for name, tensor in (weights or {}).items()}
+        held = [id(getattr(source, "tensor", None)) for source in captured.sources]
+        self.weights = {
+            value: names[tensor]
+            for value, tensor in zip(captured.graph.inputs, held, strict=True)
+            if tensor in names
+        }
+
+    def unfolded(self) -> tuple[Graph, Names]:
+        """Every step written out; the variables are (name, step), step None where there is one."""
+        graph = mg.unfold(self.graph)
+        return graph, self._named(graph)
+
+    def folded(self) -> tuple[Graph, Names]:
+        """With loops; a variable is its name, whatever the step."""
+        named = {value: name for value, (name, _) in self._named(self.graph).items()}
+        named = inside(self.graph, named)
+        return self.graph, named | (self.find(self.graph, named) if self.find else {})
+
+    def _named(self, graph: Graph) -> Names:
+        named: Names = {}
+        variables: dict[str, Any] = self.rebuild(graph.outputs)
+        for name, found in variables.items():
+            each = enumerate(found) if isinstance(found, list) else [(None, found)]
+            for step, nest in each:
+                named.update(dict.fromkeys(tree.flatten(nest)[0], (name, step)))
+        return named
+
+    def links(self, graph: Graph, named: Names) -> list[Link]:
+        """The edges between variables."""
+        return contract(graph, named, self.weights)
+
+
+def circuit(
+    trace: Trace,
+    at: Places,
+    *,
+    labels: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    bends: Bends | None = None,
+    operators: Places | None = None,
+    title: str = "",
+) -> Panel:
+    """The folded graph: each variable once, a black square where a loop carries it on.
+
+    at: where the variables stand; those left out are none. operators: of which variables the op
+    that makes them stands apart, and where, as `+` or `×`.
+    """
+    graph, found = trace.folded()
+    named = {value: name for value, name in found.items() if name in at}
+    apart = {}
+    for value, name in named.items():
+        step = maker(graph, value) if name in (operators or {}) else None
+        if step is not None and step.op.name in SYMBOLS:
+            apart[name] = f"{SYMBOLS[step.op.name]} {name}"
+    spots = {name: _spot(name, place, labels, kinds) for name, place in at.items()}
+    for name, key in apart.items():
+        spots[key] = Spot(*(operators or {})[name][:2], key[0], "operator")
+    ends = [(link, apart.get(link.target, link.target)) for link in trace.links(graph, named)]
+    arrows = [
+        Arrow(link.source, target, " ".join(link.weights), link.delay,
+              bend=(bends or {}).get((link.source, target)))
+        for link, target in ends
+    ]  # fmt: skip
+    arrows += [Arrow(key, name, bend=(bends or {}).get((key, name))) for name, key in apart.items()]
+    return Panel(spots, arrows, title)
+
+
+def steps(
+    trace: Trace,
+    at: Places,
+    columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    *,
+    labels: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    bends: Bends | None = None,
+    backward: Mapping[str, str] | None = None,
+    title: str = "",
+) -> Panel:
+    """The unfolded graph, a column a step. at: a variable's first column, its row, and how many
+    columns it goes on by each step (1); what the columns are called, for all or for each variable.
+
+    Of a column called `…` only what has an edge to another column stays, and is drawn dashed.
+    backward: which variables are gradients, and of what: their edges are drawn there.
+    """
+    graph, found = trace.unfolded()
+    column = columns if isinstance(columns, Mapping) else dict.fromkeys(at, columns)
+    of = backward or {}
+    named = {value: _Key(*key, column.get(key[0], ())) for value, key in found.items()
+             if key[0] in {*at, *of}}  # fmt: skip
+    links = [
+        link
+        for group in (at, of)  # gradients come from values too, but flow from gradient to gradient
+        for link in trace.links(graph, {v: key for v, key in named.items() if key.name in group})
+        if not (link.source.elided and link.target.elided)
+    ]
+    used = {end for link in links for end in link[:2]}
+    spots = {
+        key.text: _spot(key.name, at[key.name], labels, kinds, key)
+        for key in named.values()
+        if key.name in at and (key in used or not key.elided)
+    }
+    arrows = []
+    for link in links:
+        ends = [link.source.at(of), link.target.at(of)]
+        kind = "dashed" if link.source.elided or link.target.elided else "solid"
+        names = (link.source.name, link.target.name)
+        arrows.append(
+            Arrow(*ends, " ".join(link.weights), kind="backward" if names[0] in of else kind,
+                  bend=(bends or {}).get(names))
+        )  # fmt: skip
+    return Panel(spots, arrows, title)
+
+
+class _Key(NamedTuple):
+    """A variable at a step (None: it has one value) and what its columns are called."""
+
+    name: str
+    step: int | None
+    columns: Sequence[str]
+
+    @property
+    def called(self) -> str:
+        if self.step is None:
+            return ""
+        return self.columns[self.step] if self.step < len(self.columns) else f"{self.step + 1}"
+
+    @property
+    def elided(self) -> bool:
+        return self.called == ELISION
+
+    @property
+    def text(self) -> str:
+        """`h(t-1)`; of a column that is not drawn in full `h(…1)`, told apart by its step."""
+        if self.step is None:
+            return self.name
+        return f"{self.name}({self.called}{self.step + 1 if self.elided else ''})"
+
+    def at(self, of: Mapping[str, str]) -> str:
+        """Where it is drawn: a gradient at what it is the gradient of."""
+        return self._replace(name=of.get(self.name, self.name)).text
+
+
+def _spot(
+    name: str,
+    place: Sequence[float],
+    labels: Mapping[str, str] | None,
+    kinds: Mapping[str, str] | None,
+    key: _Key | None = None,
+) -> Spot:
+    (x, y, *by), label = place, (labels or {}).get(name, name)
+    if key is not None and key.step is not None:
+        x += key.step * (by[0] if by else 1)
+        label += f"^({key.called})" if label and key.columns else ""
+    kind = "elided" if key is not None and key.elided else (kinds or {}).get(name, "variable")
+    return Spot(x, y, label.replace("-", "−"), kind)
