@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import NamedTuple
 
-from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Value
+from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Value, spec_of
 from minigrad.graph.skeleton import hashable
 
 PRODUCTS = {"matmul", "multiply", "einsum", "take", "index"}  # a row taken is one of a product
@@ -138,7 +138,9 @@ def _first(graph: Graph) -> dict[Value, Value]:
 def _origins(graph: Graph, first: dict[Value, Value], weights: dict[Value, str]) -> Origins:
     """Each value's origins; a step between weights and constants alone makes a weight."""
     origins: Origins = {}
-    makers: dict[Operand, Instruction] = {}
+    whole = [step for step in graph.walk() if isinstance(step, Instruction)]
+    makers: dict[Operand, Instruction] = {v: step for step in whole for v in step.outputs}
+    carried = {c.parameter: c for c in graph.delay_edges()}
     of: dict[Operand, tuple[str, ...]] = {value: (name,) for value, name in weights.items()}
 
     def values(operands: Iterable[Operand]) -> list[Value]:
@@ -158,7 +160,6 @@ def _origins(graph: Graph, first: dict[Value, Value], weights: dict[Value, str])
                 for value in collected.outputs.values():
                     origins[value] = [_Origin(x) for x in values([collected.result])]
             continue
-        makers.update(dict.fromkeys(step.outputs, step))
         given = values(step.operands)
         met = tuple(dict.fromkeys(name for x in given for name in of.get(x, ())))
         if met and all(x in of for x in given):
@@ -171,7 +172,21 @@ def _origins(graph: Graph, first: dict[Value, Value], weights: dict[Value, str])
                 left, right = ([first.get(x, x) for x in _values(m.operands)] for m in joined)
                 found = _blocks(left, right, of) or found
         origins.update(dict.fromkeys(step.outputs, found))
+        carry = carried.get(given[0]) if step.op.name == "split" else None
+        parts = makers.get(carry.result) if carry else None
+        if carry and parts and _undoes(step, parts):  # what was joined is cut after a delay
+            for value, part in zip(step.outputs, values(parts.operands)):
+                origins[value] = [_Origin(part, (), carry.delay)]
+                origins[value] += [_Origin(x) for x in values(carry.initial)]
     return origins
+
+
+def _undoes(step: Instruction, joined: Instruction) -> bool:
+    """Whether a split cuts where a concatenation has joined."""
+    axis = step.static["axis"]
+    sizes = [v.spec.shape[axis] for v in step.outputs]
+    same_axis = joined.op.name == "concatenate" and joined.static["axis"] == axis
+    return same_axis and sizes == [spec_of(x).shape[axis] for x in joined.operands]
 
 
 def _blocks(

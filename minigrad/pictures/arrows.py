@@ -30,13 +30,14 @@ Frame = tuple[float, float, float, float]
 class Spot:
     """What stands at x columns to the right and y rows up; a label reads base_sub^sup.
 
-    kind: variable, gate, operator (circles), box, cells (a box in parts), elided (dashed circle).
+    kind: variable, gate, output, operator (circles), box, cells (boxes); elided: dashed.
     """
 
     x: float
     y: float
     label: str
     kind: str = "variable"
+    elided: bool = False
 
     @property
     def centre(self) -> Point:
@@ -46,11 +47,16 @@ class Spot:
     def square(self) -> bool:
         return self.kind in ("box", "cells")
 
+    @property
+    def size(self) -> float:
+        """Of the label, in px: words are smaller than letters."""
+        return SIZE if len(parts(self.label)[0]) == 1 else WORDS
+
     @cached_property
     def half(self) -> Point:
         """Half of the width and of the height."""
         if self.square:
-            return max(RADIUS, label_width(self.label, WORDS) / 2 + 9), 19.0
+            return max(RADIUS, label_width(self.label, self.size) / 2 + 9), 19.0
         return (SMALL, SMALL) if self.kind == "operator" else (RADIUS, RADIUS)
 
     def holds(self, p: Point, more: float = 0.0) -> bool:
@@ -115,9 +121,11 @@ class Curve:
         n = len(whole) - 1
         ts = [i / 256 for i in range(257)]
         start = next((t for t in ts[:200] if not source.holds(_at(whole, *[t] * n))), 0.3)
-        last = [next((t for t in ts[:56:-1] if not target.holds(_at(whole, *[t] * n), m)), 0.7)
-                for m in (0.5, HEAD - 1)]  # fmt: skip
-        self.tip, end = _at(whole, *[last[0]] * n), max(last[1], start + 0.02)
+        last = next((t for t in ts[:56:-1] if not target.holds(_at(whole, *[t] * n), 0.5)), 0.7)
+        self.tip = _at(whole, *[last] * n)
+        back = (t for t in ts[::-1] if t < last)
+        end = next(t for t in back if math.dist(_at(whole, *[t] * n), self.tip) >= HEAD - 1)
+        end = max(end, start + 0.02)
         self.control = [_at(whole, *[start] * (n - i), *[end] * i) for i in range(n + 1)]
         self.points = [self.at(i / STEPS) for i in range(STEPS + 1)] + [self.tip]
         xs, ys = zip(*self.points)
@@ -158,7 +166,8 @@ def routes(spots: Mapping[Hashable, Spot], arrows: Sequence[Arrow]) -> list[Curv
     for i in order:
         arrow = arrows[i]
         a, b = spots[arrow.source], spots[arrow.target]
-        bends: Sequence[float] = SIDES if a is b else BENDS[1:] if arrow.delay else BENDS
+        beside = arrow.delay or arrow.kind == "backward"  # another arrow may go straight
+        bends: Sequence[float] = SIDES if a is b else BENDS[5:] if beside else BENDS
         best, least = None, math.inf
         for bend in bends if arrow.bend is None else [arrow.bend]:
             curve = Curve(a, b, bend)

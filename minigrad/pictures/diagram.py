@@ -29,14 +29,15 @@ from minigrad.pictures.svg import MARGIN, Picture, printable, text_width
 SERIF = "'STIX Two Text', 'Latin Modern Roman', 'Times New Roman', 'DejaVu Serif', serif"
 GAP, LINE, NARROWEST = 44.0, 17.0, 420.0  # px between panels, of a line of text, of a caption
 
-KINDS = {  # of a spot: fill, outline, its width, its dashes
-    "variable": ("#ffffff", "#222222", 1.5, ""),
-    "gate": ("#d6e8f7", "#0072b2", 1.5, ""),
-    "operator": ("#fdebc8", "#8a5a00", 1.5, ""),
-    "box": ("#f6f4ee", "#3d3d3d", 1.5, ""),
-    "cells": ("#fdebc8", "#8a5a00", 1.5, ""),
-    "elided": ("#ffffff", "#666666", 1.2, "3 3"),
+KINDS = {  # of a spot: fill, outline
+    "variable": ("#ffffff", "#222222"),
+    "gate": ("#d6e8f7", "#0072b2"),
+    "operator": ("#fdebc8", "#8a5a00"),
+    "box": ("#f6f4ee", "#3d3d3d"),
+    "output": ("#fdebc8", "#8a5a00"),
+    "cells": ("#fdebc8", "#8a5a00"),
 }
+HALO = ' stroke="#ffffff" stroke-width="3" paint-order="stroke"'
 STROKES = {  # of an arrow: colour, dashes
     "solid": ("#222222", ""),
     "dashed": ("#666666", "4 3"),
@@ -164,25 +165,26 @@ def _arrow(arrow: Arrow, curve: Curve, label: Frame | None) -> list[str]:
         lines.append(f'<rect x="{_n(x)}" y="{_n(y)}" width="{SQUARE}" height="{SQUARE}"/>')
     if label:
         middle = ((label[0] + label[2]) / 2, (label[1] + label[3]) / 2)
-        lines.append(_text(arrow.label, middle, SIZE))
+        lines.append(_text(arrow.label, middle, SIZE, HALO))
     return [*lines, "</g>"]
 
 
 def _spot(key: Hashable, spot: Spot) -> list[str]:
-    fill, outline, weight, dashes = KINDS[spot.kind]
+    fill, outline = KINDS[spot.kind]
     (x, y), (w, h) = spot.centre, spot.half
-    look = f'fill="{fill}" stroke="{outline}" stroke-width="{weight}"'
-    look += f' stroke-dasharray="{dashes}"' if dashes else ""
+    look = f'fill="{fill}" stroke="{outline}" stroke-width="1.5"'
+    if spot.elided:
+        look = 'fill="#ffffff" stroke="#666666" stroke-width="1.2" stroke-dasharray="3 3"'
     lines = [f"<g data-spot={_quoted(key)}>"]
     if spot.square:
         box = f'x="{_n(x - w)}" y="{_n(y - h)}" width="{_n(2 * w)}" height="{_n(2 * h)}"'
         lines.append(f'<rect {box} rx="{0 if spot.kind == "cells" else 4}" {look}/>')
     else:
         lines.append(f'<circle cx="{_n(x)}" cy="{_n(y)}" r="{_n(w)}" {look}/>')
-    return [*lines, _text(spot.label, (x, y), WORDS if spot.square else SIZE), "</g>"]
+    return [*lines, _text(spot.label, (x, y), spot.size), "</g>"]
 
 
-def _text(label: str, centre: Point, size: float) -> str:
+def _text(label: str, centre: Point, size: float, edge: str = "") -> str:
     base, low, high = parts(label)
     slanted = ' font-style="italic"' if len(base) == 1 and base.isalpha() else ""
     spans = [f"<tspan{slanted}>{escape(base)}</tspan>"]
@@ -191,8 +193,7 @@ def _text(label: str, centre: Point, size: float) -> str:
             small = f'dy="{_n(up)}" font-size="{_n(size * SCRIPT)}"'
             spans.append(f"<tspan {small}>{escape(script)}</tspan>")
     place = f'x="{_n(centre[0])}" y="{_n(centre[1] + size * 0.34)}" font-size="{_n(size)}"'
-    edge = 'fill="#111111" stroke="#ffffff" stroke-width="3" paint-order="stroke"'
-    return f'<text {place} text-anchor="middle" {edge}>{"".join(spans)}</text>'
+    return f'<text {place} text-anchor="middle" fill="#111111"{edge}>{"".join(spans)}</text>'
 
 
 def _joint(word: str, x: float, y: float, length: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""Gated cells, drawn from the graphs of the cells themselves (Figure 10.16; LSTM and GRU slides)."""
+"""Gated cells, drawn from the graphs of the cells themselves: Figure 10.16, LSTM, GRU."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def book_lstm() -> list[Panel]:
 def peephole_lstm() -> list[Panel]:
     """The gates also see the cell: input and forget gate the last one, by the delay, the output
     gate the new one."""
-    return block(PeepholeLSTMCell(D, H), "c", "Wx + Wh + b")
+    return block(PeepholeLSTMCell(D, H), "c", "Ux + Wh + b")
 
 
 def once(cell: Any, parts: int) -> Callable[..., Any]:
@@ -100,7 +100,7 @@ def lstm() -> list[Panel]:
         "i": (1, 2.1), "g": (2, 2.1), "o": (3, 2.1), "× f": (0, 4), "× i": (1.5, 3.05),
         "c": (4.2, 4), "h": (4.2, 3.05),
     }  # fmt: skip
-    labels = {"a": "Wx + Wh + b", "× i": "×", "× f": "×", "x": "x^(t)", "h": "h^(t)", "c": "c^(t)"}
+    labels = {"a": "Ux + Wh + b", "× i": "×", "× f": "×", "x": "x^(t)", "h": "h^(t)", "c": "c^(t)"}
     labels |= {"h before": "h^(t-1)", "c before": "c^(t-1)"}
     kinds = {"a": "box", "× f": "operator", "× i": "operator"} | dict.fromkeys("ifgo", "gate")
     trace = Trace(once(LSTMCell(D, H), 2), *(mg.zeros((B, n)) for n in (D, H, H)), find=gates)
@@ -120,13 +120,9 @@ def gru() -> list[Panel]:
     """One step. A single state h; two gates: r says how much of the last state the candidate n
     sees, z how much of it stays."""
     at = {
-        "x": (1, 0),
-        "h before": (-0.4, 2),
-        "r": (1, 1.3),
-        "n": (2, 2),
-        "z": (1, 2.9),
-        "h": (3.2, 2.9),
-    }
+        "x": (2.1, 1), "h before": (0, 1), "r": (1.05, 1), "n": (1.05, 2), "z": (1.05, 0),
+        "h": (3.6, 1),
+    }  # fmt: skip
     labels = {"x": "x^(t)", "h": "h^(t)", "h before": "h^(t-1)"}
     kinds = dict.fromkeys("rzn", "gate")
     trace = Trace(once(GRUCell(D, H), 1), mg.zeros((B, D)), mg.zeros((B, H)), find=gru_gates)
@@ -149,7 +145,7 @@ def bidirectional_lstm() -> list[Panel]:
             record(found, x=x, y=y, **{"LSTM": (h, c), "LSTM'": (g, d)})
         return found
 
-    at = {"x": (0, 0), "LSTM": (0, 1), "LSTM'": (0, 2), "y": (0, 3)}
+    at = {"x": (0, 0, 1.3), "LSTM": (0, 1, 1.3), "LSTM'": (0, 2, 1.3), "y": (0, 3, 1.3)}
     kinds = {"LSTM": "box", "LSTM'": "box"}
     labels = {"LSTM": "LSTM", "LSTM'": "LSTM"}
     return [steps(Trace(program, vectors(T)), at, MIDDLE, kinds=kinds, labels=labels)]

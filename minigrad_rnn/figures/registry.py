@@ -34,7 +34,7 @@ class Figure:
         )
 
 
-FIGURES: dict[str, Figure] = {}
+FIGURES: dict[str, Figure] = {}  # the book's in their order, then the others
 Build = Callable[[], list[Panel]]
 
 
@@ -46,6 +46,12 @@ def figure(
     def register(build: Callable[[], Any]) -> Callable[[], Any]:
         caption = " ".join(inspect.cleandoc(build.__doc__ or "").split())
         FIGURES[name] = Figure(name, title, caption, build, joint, stacked, plot)
+        ordered = sorted(FIGURES, key=_number)
+        FIGURES.update({key: FIGURES.pop(key) for key in ordered})
         return build
 
     return register
+
+
+def _number(name: str) -> float:
+    return float(name.removeprefix("10.")) if name[0].isdigit() else float("inf")

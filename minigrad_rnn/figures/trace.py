@@ -37,7 +37,7 @@ class Trace:
     ) -> None:
         captured = capture(program, *args)
         self.graph = mg.fold(captured)
-        self.rebuild, self.find = captured.rebuild, find
+        self.captured, self.find = captured, find
         names = {id(tensor): name for name, tensor in (weights or {}).items()}
         held = [id(getattr(source, "tensor", None)) for source in captured.sources]
         self.weights = {
@@ -59,11 +59,14 @@ class Trace:
 
     def _named(self, graph: Graph) -> Names:
         named: Names = {}
-        variables: dict[str, Any] = self.rebuild(graph.outputs)
+        values = iter(graph.outputs)
+        returned = [next(values) if isinstance(x, Value) else x for x in self.captured.returned]
+        variables: dict[str, Any] = self.captured.rebuild(returned)
         for name, found in variables.items():
             each = enumerate(found) if isinstance(found, list) else [(None, found)]
             for step, nest in each:
-                named.update(dict.fromkeys(tree.flatten(nest)[0], (name, step)))
+                leaves = (leaf for leaf in tree.flatten(nest)[0] if isinstance(leaf, Value))
+                named.update(dict.fromkeys(leaves, (name, step)))
         return named
 
     def links(self, graph: Graph, named: Names) -> list[Link]:
@@ -126,19 +129,20 @@ def steps(
     graph, found = trace.unfolded()
     column = columns if isinstance(columns, Mapping) else dict.fromkeys(at, columns)
     of = backward or {}
-    named = {value: _Key(*key, column.get(key[0], ())) for value, key in found.items()
+    named = {value: _Key(*key, tuple(column.get(key[0], ()))) for value, key in found.items()
              if key[0] in {*at, *of}}  # fmt: skip
     links = [
         link
         for group in (at, of)  # gradients come from values too, but flow from gradient to gradient
         for link in trace.links(graph, {v: key for v, key in named.items() if key.name in group})
-        if not (link.source.elided and link.target.elided)
     ]
-    used = {end for link in links for end in link[:2]}
+    whole = {key for key in named.values() if not key.elided}
+    used = whole | {end for link in links if whole & {*link[:2]} for end in link[:2]}
+    links = [link for link in links if used >= {*link[:2]}]
     spots = {
         key.text: _spot(key.name, at[key.name], labels, kinds, key)
         for key in named.values()
-        if key.name in at and (key in used or not key.elided)
+        if key.name in at and key in used
     }
     arrows = []
     for link in links:
@@ -192,5 +196,5 @@ def _spot(
     if key is not None and key.step is not None:
         x += key.step * (by[0] if by else 1)
         label += f"^({key.called})" if label and key.columns else ""
-    kind = "elided" if key is not None and key.elided else (kinds or {}).get(name, "variable")
-    return Spot(x, y, label.replace("-", "−"), kind)
+    elided = key is not None and key.elided
+    return Spot(x, y, label.replace("-", "−"), (kinds or {}).get(name, "variable"), elided)
