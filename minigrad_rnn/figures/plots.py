@@ -9,7 +9,7 @@ import numpy as np
 import minigrad as mg
 from minigrad import optim
 from minigrad_rnn.figures.registry import figure
-from minigrad_rnn.landscapes import Unit, cliff, cliff_grid, composed
+from minigrad_rnn.landscapes import Unit, cliff, composed
 
 UNITS, GAIN = 100, 3.0  # of Figure 10.15
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))  # told apart in grey too
@@ -61,11 +61,17 @@ def clipping() -> Any:
     gradient clipped, descent stays near the cliff."""
     from matplotlib.figure import Figure
 
-    w, b, E = cliff_grid(120, T)
+    w = np.linspace(-2, 8, 61)
+    # Lines of the mesh along the cliff, b = -w/2, and dense there: others would cut it to a fence.
+    near = np.concatenate([[0.0], np.geomspace(1e-5, 1, 40)])
+    b = np.concatenate([np.outer(-near[::-1], 4 - w / 2), np.outer(near, 2 + w / 2)]) - w / 2
+    W = np.broadcast_to(w, b.shape)
+    with mg.no_grad():
+        E = cliff(Unit(W.copy(), b), T).numpy()
     drawn = Figure(figsize=(10, 4.4), layout="constrained")
     for place, clip in enumerate((False, True)):
         axes = drawn.add_subplot(1, 2, place + 1, projection="3d", computed_zorder=False)
-        axes.plot_surface(*np.meshgrid(w, b), E, cmap="cividis", rcount=60, ccount=60, alpha=0.9)
+        axes.plot_surface(W, b, E, cmap="cividis", rcount=90, ccount=61, alpha=0.85)
         path = descend(clip)
         with mg.no_grad():
             heights = cliff(Unit(*path.T.copy()), T).numpy()

@@ -124,7 +124,8 @@ def steps(
     columns it goes on by each step (1); what the columns are called, for all or for each variable.
 
     Of a column called `…` only what has an edge to another column stays, and is drawn dashed.
-    backward: which variables are gradients, and of what: their edges are drawn there.
+    backward: which variables are gradients, and of what: their edges are drawn there. bends: of
+    arrows from variable to variable, or from `y(1)` to `y(3)`.
     """
     graph, found = trace.unfolded()
     column = columns if isinstance(columns, Mapping) else dict.fromkeys(at, columns)
@@ -149,10 +150,9 @@ def steps(
         ends = [link.source.at(of), link.target.at(of)]
         kind = "dashed" if link.source.elided or link.target.elided else "solid"
         names = (link.source.name, link.target.name)
-        arrows.append(
-            Arrow(*ends, " ".join(link.weights), kind="backward" if names[0] in of else kind,
-                  bend=(bends or {}).get(names))
-        )  # fmt: skip
+        bend = (bends or {}).get((ends[0], ends[1]), (bends or {}).get(names))
+        kind = "backward" if names[0] in of else kind
+        arrows.append(Arrow(*ends, " ".join(link.weights), kind=kind, bend=bend))
     return Panel(spots, arrows, title)
 
 
