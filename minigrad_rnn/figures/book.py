@@ -89,12 +89,14 @@ def net(cell: Any, steps_of: int = T, feeds: str = "") -> Trace:
             if feeds:
                 o, state = fed(x, state)
             else:
-                h, state = cell(x, state)
-                o = output(h)
+                out, state = cell(x, state)
+                o = output(out)
             if feeds == "y":
                 state = (state[0], y)
             L = F.cross_entropy(o, mg.argmax(y, -1))
-            record(found, x=x, h=hidden.made[-1], o=o, L=L, y=y)
+            [(_, h)] = hidden.take()
+            record(found, x=x, h=h, o=o, L=L, y=y)
+        cell.Wx = U  # the joined matrix ends with the capture
         return found
 
     weights = {"U": U, "V": output.W, "W": back}
@@ -328,7 +330,8 @@ def deeper(skip: bool) -> Any:
         h = cell.initial_state(B)
         for x in xs:
             y, h = cell(x, h)
-            record(found, x=x, h=h, y=y, **{name: f.made[-1] for name, f in watched.items()})
+            layers = {name: f.take()[0][1] for name, f in watched.items()}
+            record(found, x=x, h=h, y=y, **layers)
         return found
 
     at = {"x": (0, 0), "a": (0, 1), "h": (0, 2), "c": (0, 3), "y": (0, 4), "b": (-1.1, 2)}

@@ -40,7 +40,8 @@ def feed_forward() -> list[Panel]:
 
     def program(x: mg.Tensor) -> Any:
         y = network(x)
-        return {"x": x, "h1": hidden.made[0], "h2": hidden.made[1], "y": y}
+        (_, h1), (_, h2) = hidden.take()
+        return {"x": x, "h1": h1, "h2": h2, "y": y}
 
     at = {"x": (0, 0), "h1": (1, 0), "h2": (2, 0), "y": (3, 0)}
     labels = {"h1": "h_1", "h2": "h_2"}
@@ -81,7 +82,7 @@ def residual() -> list[Panel]:
         states = [x]
         for _ in range(3):
             states.append(ResNet([inner])(states[-1]))
-        return {"x": states, "F": inner.made}
+        return {"x": states, "F": [made for _, made in inner.take()]}
 
     at = {"x": (0, 0, 2), "F": (1, 0.9, 2)}
     panel = steps(
@@ -155,7 +156,8 @@ def unrolled(inputs: int, outputs: Sequence[int] = (), losses: bool = False) -> 
         for t, target in enumerate(targets):
             x = xs[t] if t < inputs else mg.zeros((B, D))
             _, h = cell(x, h)
-            record(found, f=f.given[-1], h=h)
+            [(given, _)] = f.take()
+            record(found, f=given, h=h)
             if t in outputs:
                 record(found, y=output(h))
                 record(found, L=F.cross_entropy(found["y"][-1], target))
@@ -215,7 +217,8 @@ def sequence_to_sequence() -> list[Panel]:
         found |= {name: [] for name in "xfhgsy"}
         for x in xs:
             _, h = encoder(x, h)
-            record(found, x=x, f=f.given[-1], h=h)
+            [(given, _)] = f.take()
+            record(found, x=x, f=given, h=h)
         for _ in range(2):
             g = h @ decoder.W
             h = mg.tanh(g)

@@ -34,17 +34,20 @@ def weight(*shape: int) -> Parameter:
 
 
 class Watched:
-    """A function that keeps what it was given and what it gave, at every call."""
+    """A function; `take` gives what it was given and what it made since it was last asked."""
 
     def __init__(self, function: Callable[[Any], Any] = mg.tanh) -> None:
         self.function = function
-        self.given: list[Any] = []
-        self.made: list[Any] = []
+        self.seen: list[tuple[Any, Any]] = []
 
     def __call__(self, x: Any) -> Any:
-        self.given.append(x)
-        self.made.append(self.function(x))
-        return self.made[-1]
+        self.seen.append((x, self.function(x)))
+        return self.seen[-1][1]
+
+    def take(self) -> list[tuple[Any, Any]]:
+        """(given, made) of each call; a program takes them all: its values end with its capture."""
+        seen, self.seen = self.seen, []
+        return seen
 
 
 class Driven(Module):
