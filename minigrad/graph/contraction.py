@@ -172,12 +172,12 @@ def _origins(graph: Graph, first: dict[Value, Value], weights: dict[Value, str])
                 left, right = ([first.get(x, x) for x in _values(m.operands)] for m in joined)
                 found = _blocks(left, right, of) or found
         origins.update(dict.fromkeys(step.outputs, found))
-        carry = carried.get(given[0]) if step.op.name == "split" else None
-        parts = makers.get(carry.result) if carry else None
-        if carry and parts and _undoes(step, parts):  # what was joined is cut after a delay
+        late = carried.get(given[0]) if step.op.name == "split" else None
+        parts = makers.get(late.result) if late else None
+        if late and parts and _undoes(step, parts):  # what was joined is cut after a delay
             for value, part in zip(step.outputs, values(parts.operands)):
-                origins[value] = [_Origin(part, (), carry.delay)]
-                origins[value] += [_Origin(x) for x in values(carry.initial)]
+                origins[value] = [_Origin(part, (), late.delay)]
+                origins[value] += [_Origin(x) for x in values(late.initial)]
     return origins
 
 

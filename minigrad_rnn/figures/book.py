@@ -13,24 +13,15 @@ from minigrad_rnn.cells import RNNCell
 from minigrad_rnn.compose import Bidirectional, Recurrent, Stack
 from minigrad_rnn.decode import draw
 from minigrad_rnn.depth import MLP, DeepCell
+
+# isort: off
 from minigrad_rnn.figures.parts import (
-    MIDDLE,
-    B,
-    D,
-    Driven,
-    H,
-    T,
-    V,
-    Watched,
-    readout,
-    record,
-    rows,
-    symbols,
-    vectors,
-    weight,
-)
+    MIDDLE, B, D, Driven, H, T, V, Watched, readout, record, rows, symbols, vectors, weight,
+)  # fmt: skip
+
+# isort: on
 from minigrad_rnn.figures.registry import figure
-from minigrad_rnn.figures.trace import ELISION, Trace, circuit, steps
+from minigrad_rnn.figures.trace import ELISION, Look, Trace, circuit, steps
 from minigrad_rnn.patterns import Decoder, EncoderDecoder, HiddenLayer, OutputFeedback
 from minigrad_rnn.recursive import RecursiveCell, Tree, balanced
 from minigrad_rnn.unrolling import unroll
@@ -83,7 +74,7 @@ def net(cell: Any, steps_of: int = T, feeds: str = "") -> Trace:
 
     def program(xs: mg.Tensor, ys: mg.Tensor) -> Any:
         cell.Wx = mg.concatenate([U, back]) if feeds else U
-        found: dict[str, list[Any]] = {name: [] for name in NET}
+        found: dict[str, list[Any]] = {name: [] for name in NET.at}
         state = fed.initial_state(B) if feeds else cell.initial_state(B)
         for x, y in zip(xs, ys, strict=True):
             if feeds:
@@ -125,7 +116,7 @@ def output_recurrence() -> list[Panel]:
     steps can be trained each on its own.
     """
     trace = net(HiddenLayer(D + V, H), feeds="o")
-    return [circuit(trace, NET, bends={("o", "h"): 1.0}), steps(trace, NET, MIDDLE)]
+    return [circuit(trace, Look(NET.at, bends={("o", "h"): 1.0})), steps(trace, NET, MIDDLE)]
 
 
 @figure("10.5", "Sequence Input, Single Output")
@@ -143,9 +134,9 @@ def many_to_one() -> list[Panel]:
 
     weights = {"U": cell.Wx, "W": cell.Wh, "V": output.W}
     trace = Trace(program, vectors(6), symbols(1)[0], weights=weights)
-    at = rows("x", "h") | {name: (5, 2 + n) for n, name in enumerate("oLy")}
+    at = {**rows("x", "h").at} | {name: (5, 2 + n) for n, name in enumerate("oLy")}
     labels = {name: f"{name}^(τ)" for name in "oLy"}
-    panel = steps(trace, at, (ELISION, "t-1", "t", "t+1", ELISION, "τ"), labels=labels)
+    panel = steps(trace, Look(at, labels), (ELISION, "t-1", "t", "t+1", ELISION, "τ"))
     return [panel]
 
 
@@ -197,7 +188,7 @@ def fully_connected() -> list[Panel]:
         for i in range(6)
         for j in range(i + 2, 6)
     }
-    return [steps(symbols_drawn(), {"y": (0, 0)}, SIX, bends=bends)]
+    return [steps(symbols_drawn(), Look({"y": (0, 0)}, bends=bends), SIX)]
 
 
 @figure("10.8", "RNN Graphical Model")
@@ -206,8 +197,7 @@ def graphical_model() -> list[Panel]:
     came before. Every step is parametrised alike, and still each y reaches all later ones, by way
     of h.
     """
-    panel = steps(symbols_drawn(), rows("h", "y"), SIX)
-    return [panel]
+    return [steps(symbols_drawn(), rows("h", "y"), SIX)]
 
 
 @figure("10.9", "Vector to Sequence")
@@ -231,8 +221,7 @@ def vector_to_sequence() -> list[Panel]:
                "R": decoder.R}  # fmt: skip
     trace = Trace(program, mg.zeros((B, D)), symbols(T + 1), weights=weights)
     at = {"h": (0, 1), "o": (0, 2), "L": (0, 3), "y": (0, 4), "x": (2, -0.2)}
-    panel = steps(trace, at, (*MIDDLE, ELISION))
-    return [panel]
+    return [steps(trace, Look(at), (*MIDDLE, ELISION))]
 
 
 @figure("10.10", "Hidden and Output Recurrence")
@@ -240,8 +229,7 @@ def hidden_and_output() -> list[Panel]:
     """The net of Figure 10.3, and every output y enters the next state by R. Given x, the outputs
     now need not be independent of one another.
     """
-    panel = steps(net(RNNCell(D + V, H), feeds="y"), NET, MIDDLE)
-    return [panel]
+    return [steps(net(RNNCell(D + V, H), feeds="y"), NET, MIDDLE)]
 
 
 # --- 10.3 to 10.6: directions, sequences, depth, trees --------------------------------------------
@@ -290,7 +278,7 @@ def encoder_decoder() -> list[Panel]:
     at = {"x": (0, 0), "h": (0, 1), "C": (4.2, 1), "g": (5.4, 1), "y": (5.4, 2)}
     read, written = ("1", "2", ELISION, "n"), ("1", ELISION, "m")
     columns = {"x": read, "h": read, "g": written, "y": written}
-    return [steps(trace, at, columns)]
+    return [steps(trace, Look(at), columns)]
 
 
 @figure("10.13", "Deep RNNs")
@@ -338,7 +326,7 @@ def deeper(skip: bool) -> Any:
     labels = dict.fromkeys("abc", "")
     bends = {("h", "b"): 0.3, ("b", "h"): 0.3, ("h", "h"): 0.0}
     title = "(c)" if skip else "(b)"
-    return circuit(Trace(program, vectors(3)), at, labels=labels, bends=bends, title=title)
+    return circuit(Trace(program, vectors(3)), Look(at, labels, bends=bends), title)
 
 
 @figure("10.14", "Recursive Network")
@@ -374,5 +362,4 @@ def recursive_network() -> list[Panel]:
         "y": (2.5, 4),
     }
     labels = {"leaf": "", "node": ""}
-    panel = steps(trace, at, ("1", "2", "3", "4"), labels=labels)
-    return [panel]
+    return [steps(trace, Look(at, labels), "1234")]

@@ -11,7 +11,7 @@ from minigrad.pictures import Panel
 from minigrad_rnn.cells import RNNCell
 from minigrad_rnn.figures.parts import B, D, H, record, vectors
 from minigrad_rnn.figures.registry import figure
-from minigrad_rnn.figures.trace import Names, Trace, circuit
+from minigrad_rnn.figures.trace import Look, Names, Trace, circuit
 from minigrad_rnn.memory import NTMCell
 
 N, M = 5, 3  # memory cells, numbers in each
@@ -54,6 +54,4 @@ def explicit_memory() -> list[Panel]:
     }  # fmt: skip
     labels = {"h": "task network", "memory": "memory cells"}
     kinds = {"h": "box", "write head": "box", "read head": "box", "memory": "cells"}
-    return [
-        circuit(Trace(program, vectors(3), find=heads), at, labels=labels, kinds=kinds, bends=bends)
-    ]
+    return [circuit(Trace(program, vectors(3), find=heads), Look(at, labels, kinds, bends))]

@@ -12,7 +12,7 @@ from minigrad_rnn.cells import GRUCell, LSTMCell
 from minigrad_rnn.compose import Bidirectional, EmitState
 from minigrad_rnn.figures.parts import MIDDLE, B, D, H, T, record, vectors
 from minigrad_rnn.figures.registry import figure
-from minigrad_rnn.figures.trace import Names, Trace, circuit, steps
+from minigrad_rnn.figures.trace import Look, Names, Trace, circuit, steps
 from minigrad_rnn.gated import BookLSTMCell, PeepholeLSTMCell
 
 WORDS = {"i": "input gate", "f": "forget gate", "g": "input", "o": "output gate"}
@@ -59,7 +59,7 @@ def block(cell: Any, state: str, a: str) -> list[Panel]:
     """An LSTM block: gates, products, the cell's loop through its delay and the forget gate."""
     trace = Trace(over_time(cell), vectors(3), find=gates)
     labels = WORDS | {"× i": "×", "× f": "×", "s": state, "a": a}
-    return [circuit(trace, BLOCK, labels=labels, kinds=KINDS, operators=OPERATORS)]
+    return [circuit(trace, Look(BLOCK, labels, KINDS, operators=OPERATORS))]
 
 
 @figure("10.16", "LSTM")
@@ -105,7 +105,7 @@ def lstm() -> list[Panel]:
     kinds = {"a": "box", "× f": "operator", "× i": "operator"} | dict.fromkeys("ifgo", "gate")
     trace = Trace(once(LSTMCell(D, H), 2), *(mg.zeros((B, n)) for n in (D, H, H)), find=gates)
     operators = {"c": (1.5, 4), "h": (3, 3.05)}
-    return [circuit(trace, at, labels=labels, kinds=kinds, operators=operators)]
+    return [circuit(trace, Look(at, labels, kinds, operators=operators))]
 
 
 def gru_gates(graph: Graph, found: Names) -> Names:
@@ -126,7 +126,7 @@ def gru() -> list[Panel]:
     labels = {"x": "x^(t)", "h": "h^(t)", "h before": "h^(t-1)"}
     kinds = dict.fromkeys("rzn", "gate")
     trace = Trace(once(GRUCell(D, H), 1), mg.zeros((B, D)), mg.zeros((B, H)), find=gru_gates)
-    return [circuit(trace, at, labels=labels, kinds=kinds)]
+    return [circuit(trace, Look(at, labels, kinds))]
 
 
 @figure("bidirectional-lstm", "Bidirectional LSTMs")
@@ -148,4 +148,4 @@ def bidirectional_lstm() -> list[Panel]:
     at = {"x": (0, 0, 1.3), "LSTM": (0, 1, 1.3), "LSTM'": (0, 2, 1.3), "y": (0, 3, 1.3)}
     kinds = {"LSTM": "box", "LSTM'": "box"}
     labels = {"LSTM": "LSTM", "LSTM'": "LSTM"}
-    return [steps(Trace(program, vectors(T)), at, MIDDLE, kinds=kinds, labels=labels)]
+    return [steps(Trace(program, vectors(T)), Look(at, labels, kinds), MIDDLE)]

@@ -10,21 +10,15 @@ from minigrad import functional as F
 from minigrad.pictures import Panel
 from minigrad_rnn.cells import RNNCell
 from minigrad_rnn.depth import MLP, ResNet
+
+# isort: off
 from minigrad_rnn.figures.parts import (
-    B,
-    D,
-    Driven,
-    H,
-    Watched,
-    readout,
-    record,
-    rows,
-    symbols,
-    vectors,
-    weight,
-)
+    B, D, Driven, H, Watched, readout, record, rows, symbols, vectors, weight,
+)  # fmt: skip
+
+# isort: on
 from minigrad_rnn.figures.registry import figure
-from minigrad_rnn.figures.trace import Trace, circuit, steps
+from minigrad_rnn.figures.trace import Look, Trace, circuit, steps
 from minigrad_rnn.patterns import HiddenLayer
 from minigrad_rnn.unrolling import unroll
 
@@ -45,7 +39,7 @@ def feed_forward() -> list[Panel]:
 
     at = {"x": (0, 0), "h1": (1, 0), "h2": (2, 0), "y": (3, 0)}
     labels = {"h1": "h_1", "h2": "h_2"}
-    return [circuit(Trace(program, mg.zeros((B, D))), at, labels=labels)]
+    return [circuit(Trace(program, mg.zeros((B, D))), Look(at, labels))]
 
 
 @figure("rnn", "Recurrent Neural Network (RNN)", joint="unroll")
@@ -68,7 +62,7 @@ def rnn() -> list[Panel]:
     labels = {"h0": "h^(0)"}
     return [
         circuit(trace, rows("x", "h", "y")),
-        steps(trace, at, ("1", "2", "3"), labels=labels),
+        steps(trace, Look(at, labels), "123"),
     ]
 
 
@@ -85,10 +79,8 @@ def residual() -> list[Panel]:
         return {"x": states, "F": [made for _, made in inner.take()]}
 
     at = {"x": (0, 0, 2), "F": (1, 0.9, 2)}
-    panel = steps(
-        Trace(program, mg.zeros((B, H))), at, {"x": "0123", "F": "123"}, kinds={"F": "box"}
-    )
-    return [panel]
+    look = Look(at, kinds={"F": "box"})
+    return [steps(Trace(program, mg.zeros((B, H))), look, {"x": "0123", "F": "123"})]
 
 
 # --- kinds of RNN ---------------------------------------------------------------------------------
@@ -130,7 +122,7 @@ def kinds() -> list[Panel]:
 
     def panel(program: Any, x: mg.Tensor, y: float, title: str) -> Panel:
         at = {"x": (0, 0), "h": (0, 1), "y": (y, 2)}
-        return steps(Trace(program, x), at, kinds={"x": "gate", "y": "output"}, title=title)
+        return steps(Trace(program, x), Look(at, kinds={"x": "gate", "y": "output"}), title=title)
 
     return [
         panel(one_to_one, mg.zeros((B, D)), 0, "one to one"),
@@ -176,7 +168,7 @@ def unrolled(inputs: int, outputs: Sequence[int] = (), losses: bool = False) -> 
     columns = dict.fromkeys("xh", names) | dict.fromkeys("yL", names[first:])
     labels = {"f": "f_W", "h0": "h^(0)", "loss": "L"}
     kinds = {"f": "box", "W": "gate", "x": "gate"}
-    return steps(trace, at, columns, labels=labels, kinds=kinds)
+    return steps(trace, Look(at, labels, kinds), columns)
 
 
 @figure("computational-graph", "RNN: Computational Graph")
@@ -233,7 +225,7 @@ def sequence_to_sequence() -> list[Panel]:
     labels = {"f": "f_W1", "g": "f_W2", "h0": "h^(0)", "W1": "W_1", "W2": "W_2"}
     columns = dict.fromkeys("xhsy", ("1", "2", "3"))
     kinds = {"f": "box", "g": "box", "W1": "gate", "W2": "gate", "x": "gate"}
-    return [steps(trace, at, columns, labels=labels, kinds=kinds)]
+    return [steps(trace, Look(at, labels, kinds), columns)]
 
 
 # --- training -------------------------------------------------------------------------------------
@@ -260,7 +252,7 @@ def backward_frame(chunks: int, length: int) -> Panel:
     T = chunks * length
     trace = Trace(program, vectors(T), symbols(T))
     names = [str(t + 1) for t in range(T)]
-    return steps(trace, rows("x", "h", "L"), names, backward={"dh": "h", "dL": "L"})
+    return steps(trace, Look(rows("x", "h", "L").at, gradients={"dh": "h", "dL": "L"}), names)
 
 
 @figure("bptt", "Backpropagation through time")

@@ -11,7 +11,7 @@ from typing import Any
 
 import minigrad as mg
 from minigrad.nn import Linear, Module, Parameter
-from minigrad_rnn.figures.trace import ELISION
+from minigrad_rnn.figures.trace import ELISION, Look
 
 B, D, H, V = 1, 2, 3, 4
 MIDDLE = (ELISION, "t-1", "t", "t+1", ELISION)  # what the book shows of a long sequence
@@ -70,9 +70,9 @@ def readout() -> Linear:
     return Linear(H, V)
 
 
-def rows(*names: str) -> dict[str, tuple[float, float]]:
-    """Places in one column, the first name at the bottom."""
-    return {name: (0, row) for row, name in enumerate(names)}
+def rows(*names: str) -> Look:
+    """Variables in one column, the first at the bottom."""
+    return Look({name: (0, row) for row, name in enumerate(names)})
 
 
 def record(found: dict[str, list[Any]], **now: Any) -> None:

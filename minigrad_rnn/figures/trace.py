@@ -8,6 +8,7 @@ the same graph unfolded. Which arrows there are, the graph says; where things st
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import minigrad as mg
@@ -18,7 +19,7 @@ from minigrad.pictures import Arrow, Panel, Spot
 ELISION = "…"
 SYMBOLS = {"add": "+", "multiply": "×"}
 Names = dict[Value, Any]
-Bends = Mapping[tuple[str, str], float]
+Columns = Sequence[str] | Mapping[str, Sequence[str]]
 Places = Mapping[str, tuple[float, ...]]
 
 
@@ -74,88 +75,6 @@ class Trace:
         return contract(graph, named, self.weights)
 
 
-def circuit(
-    trace: Trace,
-    at: Places,
-    *,
-    labels: Mapping[str, str] | None = None,
-    kinds: Mapping[str, str] | None = None,
-    bends: Bends | None = None,
-    operators: Places | None = None,
-    title: str = "",
-) -> Panel:
-    """The folded graph: each variable once, a black square where a loop carries it on.
-
-    at: where the variables stand; those left out are none. operators: of which variables the op
-    that makes them stands apart, and where, as `+` or `×`.
-    """
-    graph, found = trace.folded()
-    named = {value: name for value, name in found.items() if name in at}
-    apart = {}
-    for value, name in named.items():
-        step = maker(graph, value) if name in (operators or {}) else None
-        if step is not None and step.op.name in SYMBOLS:
-            apart[name] = f"{SYMBOLS[step.op.name]} {name}"
-    spots = {name: _spot(name, place, labels, kinds) for name, place in at.items()}
-    for name, key in apart.items():
-        spots[key] = Spot(*(operators or {})[name][:2], key[0], "operator")
-    ends = [(link, apart.get(link.target, link.target)) for link in trace.links(graph, named)]
-    arrows = [
-        Arrow(link.source, target, " ".join(link.weights), link.delay,
-              bend=(bends or {}).get((link.source, target)))
-        for link, target in ends
-    ]  # fmt: skip
-    arrows += [Arrow(key, name, bend=(bends or {}).get((key, name))) for name, key in apart.items()]
-    return Panel(spots, arrows, title)
-
-
-def steps(
-    trace: Trace,
-    at: Places,
-    columns: Sequence[str] | Mapping[str, Sequence[str]] = (),
-    *,
-    labels: Mapping[str, str] | None = None,
-    kinds: Mapping[str, str] | None = None,
-    bends: Bends | None = None,
-    backward: Mapping[str, str] | None = None,
-    title: str = "",
-) -> Panel:
-    """The unfolded graph, a column a step. at: a variable's first column, its row, and how many
-    columns it goes on by each step (1); what the columns are called, for all or for each variable.
-
-    Of a column called `…` only what has an edge to another column stays, and is drawn dashed.
-    backward: which variables are gradients, and of what: their edges are drawn there. bends: of
-    arrows from variable to variable, or from `y(1)` to `y(3)`.
-    """
-    graph, found = trace.unfolded()
-    column = columns if isinstance(columns, Mapping) else dict.fromkeys(at, columns)
-    of = backward or {}
-    named = {value: _Key(*key, tuple(column.get(key[0], ()))) for value, key in found.items()
-             if key[0] in {*at, *of}}  # fmt: skip
-    links = [
-        link
-        for group in (at, of)  # gradients come from values too, but flow from gradient to gradient
-        for link in trace.links(graph, {v: key for v, key in named.items() if key.name in group})
-    ]
-    whole = {key for key in named.values() if not key.elided}
-    used = whole | {end for link in links if whole & {*link[:2]} for end in link[:2]}
-    links = [link for link in links if used >= {*link[:2]}]
-    spots = {
-        key.text: _spot(key.name, at[key.name], labels, kinds, key)
-        for key in named.values()
-        if key.name in at and key in used
-    }
-    arrows = []
-    for link in links:
-        ends = [link.source.at(of), link.target.at(of)]
-        kind = "dashed" if link.source.elided or link.target.elided else "solid"
-        names = (link.source.name, link.target.name)
-        bend = (bends or {}).get((ends[0], ends[1]), (bends or {}).get(names))
-        kind = "backward" if names[0] in of else kind
-        arrows.append(Arrow(*ends, " ".join(link.weights), kind=kind, bend=bend))
-    return Panel(spots, arrows, title)
-
-
 class _Key(NamedTuple):
     """A variable at a step (None: it has one value) and what its columns are called."""
 
@@ -185,16 +104,80 @@ class _Key(NamedTuple):
         return self._replace(name=of.get(self.name, self.name)).text
 
 
-def _spot(
-    name: str,
-    place: Sequence[float],
-    labels: Mapping[str, str] | None,
-    kinds: Mapping[str, str] | None,
-    key: _Key | None = None,
-) -> Spot:
-    (x, y, *by), label = place, (labels or {}).get(name, name)
-    if key is not None and key.step is not None:
-        x += key.step * (by[0] if by else 1)
-        label += f"^({key.called})" if label and key.columns else ""
-    elided = key is not None and key.elided
-    return Spot(x, y, label.replace("-", "−"), (kinds or {}).get(name, "variable"), elided)
+@dataclass(frozen=True)
+class Look:
+    """How variables are drawn, those that are left out of `at` not at all.
+
+    at: column (the first), row and, for a variable that each step has anew, columns a step (1).
+    labels and kinds: as Spot has them. bends: of arrows, from variable to variable or, as they are
+    named in the picture, from `y(1)` to `y(3)`. operators: of which variables the op that makes
+    them stands apart, and where, as `+` or `×`. gradients: of which variables others are the
+    gradients; these arrows are drawn where those are.
+    """
+
+    at: Places
+    labels: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    bends: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    operators: Places = field(default_factory=dict)
+    gradients: Mapping[str, str] = field(default_factory=dict)
+
+    def spot(self, name: str, key: _Key | None = None) -> Spot:
+        """Where a variable, or one of its steps, stands."""
+        (x, y, *by), label = self.at[name], self.labels.get(name, name)
+        if key is not None and key.step is not None:
+            x += key.step * (by[0] if by else 1)
+            label += f"^({key.called})" if label and key.columns else ""
+        elided = key is not None and key.elided
+        return Spot(x, y, label.replace("-", "−"), self.kinds.get(name, "variable"), elided)
+
+
+def circuit(trace: Trace, look: Look, title: str = "") -> Panel:
+    """The folded graph: each variable once, a black square where a loop carries it on."""
+    graph, found = trace.folded()
+    named = {value: name for value, name in found.items() if name in look.at}
+    apart = {}
+    for value, name in named.items():
+        step = maker(graph, value) if name in look.operators else None
+        if step is not None and step.op.name in SYMBOLS:
+            apart[name] = f"{SYMBOLS[step.op.name]} {name}"
+    spots = {name: look.spot(name) for name in look.at}
+    spots |= {k: Spot(*look.operators[name][:2], k[0], "operator") for name, k in apart.items()}
+    arrows = []
+    for link in trace.links(graph, named):
+        ends = link.source, apart.get(link.target, link.target)
+        arrows.append(Arrow(*ends, " ".join(link.weights), link.delay, bend=look.bends.get(ends)))
+    arrows += [Arrow(key, name, bend=look.bends.get((key, name))) for name, key in apart.items()]
+    return Panel(spots, arrows, title)
+
+
+def steps(trace: Trace, look: Look, columns: Columns = (), title: str = "") -> Panel:
+    """The unfolded graph, a column a step; what the columns are called, for all variables or each.
+
+    Of a column called `…` only what has an edge to another column stays, and is drawn dashed.
+    """
+    graph, found = trace.unfolded()
+    at, of = look.at, look.gradients
+    column = columns if isinstance(columns, Mapping) else dict.fromkeys(at, columns)
+    named = {
+        value: _Key(*key, tuple(column.get(key[0], ())))
+        for value, key in found.items()
+        if key[0] in {*at, *of}
+    }
+    links = [
+        link
+        for group in (at, of)  # gradients come from values too, but flow from gradient to gradient
+        for link in trace.links(graph, {v: key for v, key in named.items() if key.name in group})
+    ]
+    whole = {key for key in named.values() if not key.elided}
+    used = whole | {end for link in links if whole & {*link[:2]} for end in link[:2]}
+    keys = [key for key in named.values() if key.name in at and key in used]
+    arrows = []
+    for link in links:
+        if used >= {*link[:2]}:
+            a, b = link.source, link.target
+            ends = a.at(of), b.at(of)
+            kind = "dashed" if a.elided or b.elided else "backward" if a.name in of else "solid"
+            bend = look.bends.get(ends, look.bends.get((a.name, b.name)))
+            arrows.append(Arrow(*ends, " ".join(link.weights), kind=kind, bend=bend))
+    return Panel({key.text: look.spot(key.name, key) for key in keys}, arrows, title)
