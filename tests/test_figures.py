@@ -161,6 +161,11 @@ EDGES = {
          *each("x(*)>f(*)", ONE), "h(3)>g(1)", *each("W2>g(*)", TWO), *each("g(*)>s(*)", TWO),
          "s(1)>g(2)", *each("s(*)>y(*)", TWO)]
     ],
+    # Bahdanau et al. 2015, eq 4-6 and section 3.1: s = f(s before, y before, c).
+    "attention": [
+        [*each("x(*)>h(*)", "1234"), *along("h(*)>h(#)", "1234"), *each("h(*)>memory", "1234"),
+         "memory>α", "s before>α", "memory>c", "α>c", "c>s", "y>s", "s before>s"]
+    ],
     "bptt": [chunk(6, 6)],
     "tbptt": [chunk(3), chunk(6), chunk(9)],
 }  # fmt: skip
@@ -216,7 +221,7 @@ def curve(g):
     control = np.array(numbers(way)).reshape(-1, 2)
     n = len(control) - 1
     assert {1: "L", 2: "Q", 3: "C"}[n] in way
-    t = np.linspace(0, 1, 60)[:, None]
+    t = np.linspace(0, 1, 61)[:, None] ** 1.013  # no two polylines share a corner
     points = sum(math.comb(n, k) * t**k * (1 - t) ** (n - k) * control[k] for k in range(n + 1))
     return np.concatenate([points, [numbers(head)[:2]]])
 

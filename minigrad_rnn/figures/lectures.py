@@ -7,7 +7,9 @@ from typing import Any
 
 import minigrad as mg
 from minigrad import functional as F
+from minigrad.graph import Graph, made_by
 from minigrad.pictures import Panel
+from minigrad_rnn.attention import Additive, BahdanauCell
 from minigrad_rnn.cells import RNNCell
 from minigrad_rnn.depth import MLP, ResNet
 
@@ -18,7 +20,7 @@ from minigrad_rnn.figures.parts import (
 
 # isort: on
 from minigrad_rnn.figures.registry import figure
-from minigrad_rnn.figures.trace import Look, Trace, circuit, steps
+from minigrad_rnn.figures.trace import Look, Names, Trace, circuit, steps
 from minigrad_rnn.patterns import HiddenLayer
 from minigrad_rnn.unrolling import unroll
 
@@ -270,3 +272,31 @@ def truncated() -> list[Panel]:
     for n, panel in enumerate(panels):
         panel.title = f"chunk {n + 1}"
     return panels
+
+
+@figure("attention", "Attention")
+def attention() -> list[Panel]:
+    """A step of a decoder that looks back. The last state s and all states h of the encoder give
+    the weights α of where to look; the context c, the sum of all h by their weights, enters the
+    next state with the last symbol y. No vector of fixed size has to hold all of the input."""
+    encoder = RNNCell(D, H)
+    cell = BahdanauCell(RNNCell(D + H, H), Additive(H, H, H))
+
+    def program(xs: mg.Tensor, y: mg.Tensor, s: mg.Tensor) -> Any:
+        hs, _ = unroll(encoder, xs)
+        _, (memory, new) = cell(y, cell.begin(hs, s))
+        found = {"x": list(xs), "h": list(hs), "memory": memory.values, "α": memory.weights}
+        return found | {"y": y, "s before": s, "s": new}
+
+    def context(graph: Graph, found: Names) -> Names:
+        [memory] = [value for value, name in found.items() if name == ("memory", None)]
+        return {made_by(graph, "matmul", memory)[-1]: ("c", None)}  # the other makes the keys
+
+    at = {
+        "x": (0, 0), "h": (0, 1), "memory": (1.5, 2), "α": (0.6, 3.2), "c": (2.4, 3.2),
+        "s before": (0.6, 4.3), "s": (2.4, 4.3), "y": (3.5, 3.2),
+    }  # fmt: skip
+    labels = {"memory": "all h", "s before": "s^(t-1)", "s": "s^(t)", "y": "y^(t-1)"}
+    kinds = {"memory": "cells", "α": "gate", "x": "gate"}
+    trace = Trace(program, vectors(4), *(mg.zeros((B, n)) for n in (D, H)), find=context)
+    return [steps(trace, Look(at, labels, kinds), dict.fromkeys("xh", "1234"))]

@@ -50,7 +50,8 @@ class Trace:
     def unfolded(self) -> tuple[Graph, Names]:
         """Every step written out; the variables are (name, step), step None where there is one."""
         graph = mg.unfold(self.graph)
-        return graph, self._named(graph)
+        named = self._named(graph)
+        return graph, named | (self.find(graph, named) if self.find else {})
 
     def folded(self) -> tuple[Graph, Names]:
         """With loops; a variable is its name, whatever the step."""
