@@ -31,8 +31,7 @@ def explicit_memory() -> list[Panel]:
     """A network with explicit memory. The task network, itself recurrent, moves a head that writes
     into memory cells and one that reads; both also look at what the cells hold. What was read goes
     back to the task network, at the next step."""
-    controller = RNNCell(D + M, H)
-    cell = NTMCell(controller, H, N, M)
+    cell = NTMCell(RNNCell(D + M, H), H, N, M)
 
     def program(xs: mg.Tensor) -> Any:
         found: dict[str, list[Any]] = {name: [] for name in ("x", "h", "memory", "weights", "r")}

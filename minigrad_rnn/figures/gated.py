@@ -52,6 +52,7 @@ BLOCK = {
     "× i": (0.6, 3), "× f": (2.4, 4), "s": (0.6, 5.2), "h": (3.6, 6.2),
 }  # fmt: skip
 OPERATORS = {"s": (0.6, 4), "h": (3.6, 5.2)}
+BENDS = {("s", "i"): 0.12, ("s", "f"): 0.12, ("s", "o"): 0.3, ("s", "× f"): 0.12, ("s", "× h"): 0.0}
 KINDS = dict.fromkeys(("a", *WORDS), "box") | dict.fromkeys(("× i", "× f"), "operator")
 
 
@@ -59,7 +60,7 @@ def block(cell: Any, state: str, a: str) -> list[Panel]:
     """An LSTM block: gates, products, the cell's loop through its delay and the forget gate."""
     trace = Trace(over_time(cell), vectors(3), find=gates)
     labels = WORDS | {"× i": "×", "× f": "×", "s": state, "a": a}
-    return [circuit(trace, Look(BLOCK, labels, KINDS, operators=OPERATORS))]
+    return [circuit(trace, Look(BLOCK, labels, KINDS, BENDS, OPERATORS))]
 
 
 @figure("10.16", "LSTM")
@@ -145,7 +146,7 @@ def bidirectional_lstm() -> list[Panel]:
             record(found, x=x, y=y, **{"LSTM": (h, c), "LSTM'": (g, d)})
         return found
 
-    at = {"x": (0, 0, 1.3), "LSTM": (0, 1, 1.3), "LSTM'": (0, 2, 1.3), "y": (0, 3, 1.3)}
-    kinds = {"LSTM": "box", "LSTM'": "box"}
-    labels = {"LSTM": "LSTM", "LSTM'": "LSTM"}
-    return [steps(Trace(program, vectors(T)), Look(at, labels, kinds), MIDDLE)]
+    at = {"x": (0, 0, 1.5), "LSTM": (0, 1, 1.5), "LSTM'": (0, 2, 1.5), "y": (0, 3, 1.5)}
+    labels, kinds = {"LSTM'": "LSTM"}, {"LSTM": "box", "LSTM'": "box"}
+    bends = {("x", "LSTM'"): 0.8, ("LSTM", "y"): -0.8} | {(n, n): 0.0 for n in ("LSTM", "LSTM'")}
+    return [steps(Trace(program, vectors(T)), Look(at, labels, kinds, bends), MIDDLE)]
