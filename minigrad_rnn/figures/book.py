@@ -193,9 +193,9 @@ def fully_connected() -> list[Panel]:
 
 @figure("10.8", "RNN Graphical Model")
 def graphical_model() -> list[Panel]:
-    """The same model with the state h of the recurrent network, a deterministic function of what
-    came before. Every step is parametrised alike, and still each y reaches all later ones, by way
-    of h.
+    """The model of Figure 10.7 with the state h of the recurrent network, a deterministic function
+    of what came before. Every step is parametrised alike, and still each y reaches all later ones,
+    by way of h.
     """
     return [steps(symbols_drawn(), rows("h", "y"), SIX)]
 
@@ -333,7 +333,7 @@ def deeper(skip: bool) -> Any:
 def recursive_network() -> list[Panel]:
     """A recursive network over a tree: V leads from an input to a leaf, U from the left child and
     W from the right child to their parent. Of 4 inputs none is further than 2 compositions from
-    the output; in a chain it would be 4.
+    the output o; a chain takes as many steps as there are inputs.
     """
     cell, n = RecursiveCell(D, H), 4
     trees = balanced(range(n))

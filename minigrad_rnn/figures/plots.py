@@ -79,5 +79,5 @@ def clipping() -> Any:
         axes.plot(*ends.T, heights, "o-", color="#d55e00", markersize=3, linewidth=1.2, zorder=5)
         axes.set(xlabel="w", ylabel="b", zlabel="E", zlim=(0, 0.5), xlim=(-2, 8), ylim=(-4, 2),
                  title="With clipping" if clip else "Without clipping")  # fmt: skip
-        axes.view_init(elev=32, azim=-120)
+        axes.view_init(elev=28, azim=-52)
     return drawn
