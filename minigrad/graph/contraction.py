@@ -7,6 +7,7 @@ names mean.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -44,7 +45,8 @@ def contract(
     Values of one name are one node, and what happens in it within an iteration is no edge. A value
     inside a loop and what stands for it outside (items, collected outputs) are one too where both
     have the name: `inside` gives it to the inner one. weights: names of values, inputs in most
-    cases, that label the paths which multiply by them.
+    cases, that label the paths which multiply by them. Of paths through one unnamed value that
+    meet the same weights the one with the fewest steps counts, with its delay.
     """
     first = _first(graph)
     origins = _origins(graph, first, dict(weights or {}))
@@ -52,9 +54,9 @@ def contract(
     links: dict[Link, None] = {}
     for value, name in names.items():
         seen = set()
-        waiting = [_Origin(value)]
+        waiting = deque([_Origin(value)])
         while waiting:
-            at = waiting.pop(0)
+            at = waiting.popleft()
             for origin in origins.get(at.value, ()):
                 found = _Origin(
                     origin.value,
