@@ -62,12 +62,12 @@ __all__ = [
     "linspace", "load", "log", "log1p", "log2", "logical_and", "logical_not", "logical_or",
     "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply",
     "negative", "nn", "no_grad", "not_equal", "ones", "ones_like", "ops", "optim", "outer", "pad",
-    "power", "prod", "pullback", "random", "reciprocal", "remainder", "repeat", "reshape",
-    "resolve", "roll", "round", "save", "scatter_add", "set_backend", "set_default_dtype",
-    "show_backends", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt", "square", "squeeze",
-    "stack", "std", "subtract", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh",
-    "tensordot", "top_k", "transpose", "tree", "tril", "triu", "unfold", "unstack", "use_backend",
-    "value_and_grad", "var", "vjp", "where", "zeros", "zeros_like",
+    "pictures", "power", "prod", "pullback", "random", "reciprocal", "remainder", "repeat",
+    "reshape", "resolve", "roll", "round", "save", "scatter_add", "set_backend",
+    "set_default_dtype", "show_backends", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt",
+    "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "take_along_axis",
+    "tan", "tanh", "tensordot", "top_k", "transpose", "tree", "tril", "triu", "unfold", "unstack",
+    "use_backend", "value_and_grad", "var", "vjp", "where", "zeros", "zeros_like",
 ]
 # fmt: on
 
@@ -79,17 +79,18 @@ _ELSEWHERE = {  # what other libraries call it
 }  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    """`draw` and `graph` are loaded at first use; of another name, the nearest that there is."""
-    if name == "draw":
-        from minigrad.pictures import draw
+_LATE = {
+    "graph": "graph", "fold": "graph", "unfold": "graph", "pictures": "pictures", "draw": "pictures"
+}  # fmt: skip
 
-        return draw
-    if name in ("fold", "graph", "unfold"):
+
+def __getattr__(name: str) -> Any:
+    """What is loaded at first use; of another name, an error with the nearest that there is."""
+    if name in _LATE:
         import importlib
 
-        graph = importlib.import_module("minigrad.graph")
-        return graph if name == "graph" else getattr(graph, name)
+        package = importlib.import_module(f"minigrad.{_LATE[name]}")
+        return package if name == _LATE[name] else getattr(package, name)
     if not name.startswith("_"):
         import difflib
 

@@ -1,4 +1,4 @@
-"""The command `minigrad-rnn`: train, sample, score, experiment, equations, tutorial."""
+"""The command `minigrad-rnn`: train, sample, score, experiment, figure, equations, tutorial."""
 
 from __future__ import annotations
 
@@ -89,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="minigrad-rnn",
         description="Recurrent networks on minigrad: train a character model, let it write, "
-        "score a text, repeat the lectures' experiments, step through the tutorials.",
+        "score a text, repeat the lectures' experiments, draw their figures, step through the "
+        "tutorials.",
         epilog="MINIGRAD_BACKEND=numba (or cupy) before the command chooses what it runs on.",
     )
     parser.add_argument("--version", action="version", version=f"minigrad-rnn {mg.__version__}")
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_score(commands)
     _add_experiment(commands)
+    _add_figure(commands)
     _add_equations(commands)
     _add_tutorial(commands)
     return parser
@@ -258,6 +260,20 @@ def _add_equations(commands: Any) -> None:
     add("--list", action="store_true", help="list them, with their rows")
 
 
+def _add_figure(commands: Any) -> None:
+    parser = _command(
+        commands, _figure, "figure", "draw a figure of the lectures",
+        "Draw a figure from the graph of the program it shows, as an SVG; two are plots.\n"
+        "Without a name: the list.",
+        "\n10.13\nlstm --save lstm.svg\n--all figures",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("name", nargs="?", metavar="NAME", help="which one: 10.1 to 10.18, lstm, kinds, ...")
+    add("--list", action="store_true", help="list them")
+    add("--save", metavar="FILE", help="where to (default: figure-NAME.svg, a plot .png)")
+    add("--all", metavar="DIR", help="write all of them into a folder")
+
+
 def _add_tutorial(commands: Any) -> None:
     parser = _command(
         commands, _tutorial, "tutorial", "list the tutorials, or step through one",
@@ -343,6 +359,12 @@ def _equations(options: argparse.Namespace) -> int:
     from minigrad_rnn import equations
 
     return equations.run(options)
+
+
+def _figure(options: argparse.Namespace) -> int:
+    from minigrad_rnn.figures import command
+
+    return command.run(options)
 
 
 def _tutorial(options: argparse.Namespace) -> int:

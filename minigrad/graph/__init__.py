@@ -4,6 +4,7 @@ A pass takes a graph and returns another that means the same; `evaluate` says wh
 """
 
 from minigrad.graph.checks import ordered, verify
+from minigrad.graph.contraction import Link, contract, inside, made_by, maker
 from minigrad.graph.flattening import fingerprint, unfold
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import (
@@ -26,6 +27,7 @@ from minigrad.graph.tracing import Captured, capture
 # fmt: off
 __all__ = [
     "Affine", "CaptureError", "Captured", "Carry", "Collected", "Equation", "Graph", "GraphError",
-    "Indexed", "Instruction", "Loop", "Value", "capture", "equations", "evaluate", "fingerprint",
-    "fold", "label", "ordered", "text", "unfold", "verify",
+    "Indexed", "Instruction", "Link", "Loop", "Value", "capture", "contract", "equations",
+    "evaluate", "fingerprint", "fold", "inside", "label", "made_by", "maker", "ordered", "text",
+    "unfold", "verify",
 ]
