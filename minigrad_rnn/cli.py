@@ -237,7 +237,7 @@ def _add_experiment(commands: Any) -> None:
     add("--quick", action="store_true", help="small sizes and few seeds: seconds, not minutes")
     add(
         "--seeds", nargs="+", type=_SEED, metavar="N",
-        help="of weights and data (default: 0 1 2 3 4; with --quick: 0, where that tells, else 0 1 2)",
+        help="of weights and data (default: 0 1 2 3 4; with --quick: 0, or 0 1 2)",
     )  # fmt: skip
     add(
         "--save", metavar="FILE",
