@@ -127,7 +127,8 @@ assert cosines[1, 5] > cosines[5, 5]
 T = 80 if FAST else 200
 for memory in (T, T // 4, 15):
     print(f"{T} steps in the memory of {memory}: cut at", segments(T, memory))
-assert segments(T, T) == [T] and FAST or segments(T, 50) == [40, 80, 120, 160, 200]
+assert segments(T, T) == [T]
+assert FAST or segments(T, 50) == [40, 80, 120, 160, 200]
 
 # %% [markdown]
 # ## Forward in time
