@@ -25,7 +25,7 @@ WEIGHT = 0.1  # of Omega
 
 def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], None, float]:
     """A tanh RNN trained by SGD on fresh sequences; its share of right answers."""
-    T, H, B, steps = (20, 16, 20, 200) if quick else (50, 32, 20, 3000)
+    T, H, B, steps = (20, 16, 20, 250) if quick else (50, 32, 20, 3000)
     train, test = keys(seed)
     cell, head = RNNCell(ORDER_SYMBOLS, H), Linear(H, CLASSES)
     cell.Wh.assign(RADIUS * cell.Wh.numpy())
