@@ -12,7 +12,7 @@ WORDS = {
     "leftarrow": "←", "to": "→", "dots": "…", "mid": "|", "leq": "≤", "geq": "≥",
     "log": "log", "exp": "exp", "tanh": "tanh", "max": "max", "min": "min", "sinh": "sinh",
     "cosh": "cosh", "odot": "⊙", "Omega": "Ω", "Lambda": "Λ", "land": "∧", "le": "≤", "ge": "≥",
-    "ne": "≠", "infty": "∞", "qquad": "  ", "sqrt": "√",
+    "ne": "≠", "neq": "≠", "approx": "≈", "infty": "∞", "qquad": "  ", "sqrt": "√",
 }  # fmt: skip
 RAISED = dict(zip("0123456789+-()ijntTxᵀ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁱʲⁿᵗᵀˣᵀ"))
 LOWERED = dict(zip("0123456789+-()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))

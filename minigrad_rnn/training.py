@@ -189,6 +189,7 @@ class Schedule:
         raise NotImplementedError(f"{type(self).__name__} defines no run")
 
 
+@dataclass(frozen=True)
 class BPTT(Schedule):
     """Backpropagation through time: forward and backward through the whole sequence."""
 
@@ -461,6 +462,7 @@ def _pull_back(
     functools.reduce(mg.add, terms).backward()
 
 
+@dataclass(frozen=True)
 class RTRL(Schedule):
     """Real-time recurrent learning (Williams and Zipser 1989): the gradient forward in time.
 
