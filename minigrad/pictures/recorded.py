@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from minigrad.autodiff import no_grad, pullback
-from minigrad.pictures.svg import Box, Edge, Picture
+from minigrad.pictures.compound import Edge
+from minigrad.pictures.svg import Box, Picture
 from minigrad.tensor import FREED, Node, Tensor, make
 
 SMALL = 4  # elements of which a box shows the values

@@ -1,0 +1,142 @@
+"""Names for the values of a captured function, and the module calls that made them.
+
+The engine knows neither variables nor module calls; Python does. While the function is captured a
+profiler watches its frames: the `__call__` of a Module says which call the steps written meanwhile
+belong to, and the variables of a frame that returns name the values that they hold.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from minigrad.graph import Captured, Instruction, Value, capture
+from minigrad.graph.sources import Argument, Held
+from minigrad.nn import Module
+from minigrad.op import bare, mode
+from minigrad.tensor import Tensor
+
+Call = tuple[str, str, int]  # path and class of a module, and the how manieth call it is
+
+
+class Named(str):
+    """A value's name that also knows the module calls around the step which made the value.
+
+    Passes hand names on to the copies that they make, so this finds its way through fold.
+    """
+
+    __slots__ = ("calls",)
+    calls: tuple[Call, ...]
+
+    def __new__(cls, name: str, calls: tuple[Call, ...] = ()) -> Named:
+        made = super().__new__(cls, name)
+        made.calls = calls
+        return made
+
+
+def calls_of(value: Value) -> tuple[Call, ...]:
+    """The module calls around the step that made a value, outermost first."""
+    return value.name.calls if isinstance(value.name, Named) else ()
+
+
+def capture_named(f: Callable[..., Any], *args: Any) -> Captured:
+    """capture(f, *args), with the names of variables, parameters and module calls."""
+    around = dict(_around(f))
+    watcher = _Watcher(around)
+    before = sys.getprofile()
+    sys.setprofile(watcher)
+    try:
+        captured = capture(f, *args)
+    finally:
+        sys.setprofile(before)
+    watcher.apply(captured)
+    return captured
+
+
+def _around(f: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """What a function refers to by name: the variables of its closure, its globals, its self."""
+    owner = f if isinstance(f, Module) else getattr(f, "__self__", None)
+    if isinstance(owner, Module):
+        yield "", owner
+    if inspect.isfunction(f):
+        found = inspect.getclosurevars(f)
+        yield from ((name, x) for seen in (found.nonlocals, found.globals)
+                    for name, x in seen.items())  # fmt: skip
+
+
+class _Watcher:
+    """What sys.setprofile calls: at each call and return of Python code."""
+
+    def __init__(self, around: dict[str, Any]) -> None:
+        self.around = around
+        self.paths: dict[int, str] = {}  # of modules, by identity
+        self.held: dict[int, str] = {}  # of tensors
+        self.names: dict[Value, str] = {}
+        self.open: list[tuple[FrameType, Call]] = []
+        self.calls: list[tuple[Call, ...]] = []  # of each step written so far
+        self.counts: dict[str, int] = {}
+        for name, x in around.items():
+            self.learn(name, x)
+
+    def learn(self, name: str, x: Any) -> None:
+        """The paths of a module and of all that is below it."""
+        if isinstance(x, (list, tuple, dict)):
+            for key, item in x.items() if isinstance(x, dict) else enumerate(x):
+                self.learn(f"{name}.{key}", item)
+        elif isinstance(x, Tensor):
+            self.held.setdefault(id(x), x.name or name)
+        elif isinstance(x, Module):
+            found = [*x.named_modules(), *x.named_parameters()]
+            for path, one in found:
+                known = self.paths if isinstance(one, Module) else self.held
+                known.setdefault(id(one), ".".join(filter(None, (name, path))))
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        if event not in ("call", "return"):
+            return
+        recorder = getattr(mode.get().run, "__self__", None)
+        if not hasattr(recorder, "steps"):
+            return
+        code = frame.f_code
+        if code.co_name == "__call__" and code.co_varnames:
+            module = frame.f_locals.get(code.co_varnames[0])
+            if isinstance(module, Module):
+                self.catch_up(recorder)
+                if event == "call":
+                    self.enter(frame, module)
+                elif self.open and self.open[-1][0] is frame:
+                    self.open.pop()
+        if event == "return" and not frame.f_globals.get("__name__", "").startswith("minigrad."):
+            for name, x in frame.f_locals.items():
+                if isinstance(x, Tensor) and hasattr(x, "backend"):
+                    value = getattr(bare(x), "value", None)
+                    if isinstance(value, Value):
+                        self.names.setdefault(value, name)
+
+    def catch_up(self, recorder: Any) -> None:
+        """The steps written since the last call or return belong to the calls open until now."""
+        calls = tuple(call for _, call in self.open)
+        self.calls += [calls] * (len(recorder.steps) - len(self.calls))
+
+    def enter(self, frame: FrameType, module: Module) -> None:
+        kind = type(module).__name__
+        if id(module) not in self.paths:
+            self.learn(kind, module)
+        path = self.paths[id(module)]
+        self.counts[path] = self.counts.get(path, 0) + 1
+        self.open.append((frame, (path or kind, kind, self.counts[path] - 1)))
+
+    def apply(self, captured: Captured) -> None:
+        graph = captured.graph
+        for source, value in zip(captured.sources, graph.inputs, strict=True):
+            if isinstance(source, Held):
+                value.name = self.held.get(id(source.tensor), value.name)
+            elif isinstance(source, Argument):
+                value.name = self.names.get(value, value.name)
+        for step, calls in zip(graph.steps, [*self.calls, *[()] * len(graph.steps)], strict=False):
+            if isinstance(step, Instruction):
+                for value in step.outputs:
+                    value.name = Named(self.names.get(value, ""), calls)
