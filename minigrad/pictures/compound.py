@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from minigrad.pictures.layered import Ports
 from minigrad.pictures.layout import Point, layout
 
+SQUARE = 14.0  # side of the black square that stands for a delay
 SIDE = 14.0  # height of what stands at a side
 TRACK = 11.0  # between lines that run beside each other
 PAD, TITLE_BAR = 12.0, 24.0
@@ -103,13 +104,16 @@ def arrange(
     edges: Sequence[Edge],
     groups: Mapping[Hashable, Group],
     titles: Mapping[Hashable, float],
+    spread: Mapping[Hashable, float],
     up: bool,
 ) -> Frame:
     """The frame of everything, whose boxes stand in the group that `home` says, or in none.
 
-    titles: how wide those of groups are. Raises ValueError where boxes or groups form a cycle.
+    titles: how wide those of groups are; spread: how far apart arrows must arrive.
+
+    Raises ValueError where boxes or groups form a cycle.
     """
-    frame = _Arranger(sizes, home, edges, groups, titles, up).frame(None)
+    frame = _Arranger(sizes, home, edges, groups, titles, spread, up).frame(None)
     return frame.turned() if up else frame
 
 
@@ -121,11 +125,13 @@ class _Arranger:
         edges: Sequence[Edge],
         groups: Mapping[Hashable, Group],
         titles: Mapping[Hashable, float],
+        spread: Mapping[Hashable, float],
         up: bool,
     ) -> None:
         self.sizes, self.home, self.groups, self.titles = dict(sizes), dict(home), groups, titles
-        self.up = up
+        self.spread, self.up = spread, up
         self.sides: dict[Hashable, int] = {}
+        self.leaning: dict[Hashable, tuple[Hashable, int]] = {}  # to which side of which loop
         self.alias: dict[Hashable, Hashable] = {}  # of a place at a side: whose value passes there
         self.links: dict[Hashable, list[Edge]] = {}  # by frame: between two places at sides
         self.edges: list[Edge] = []
@@ -159,10 +165,11 @@ class _Arranger:
         if edge.kind == "back":
             loop = self.home[edge.target]
             entry, out = edge.target, ("exit", edge.target)
-            side = 1 if len(self.links.setdefault(loop, [])) % 2 == 0 else -1
+            links = self.links.setdefault(loop, [])
+            side = -1 if len(links) % 2 else 1
             self.place(entry, loop, side)
             self.place(out, loop, side)
-            self.links[loop].append(Edge(out, entry, edge.label))
+            links.append(Edge(out, entry, edge.label))
         else:
             a, b = (
                 next(g for g in self.chain(self.home[key]) if self.groups[g].kind == "step")
@@ -187,6 +194,23 @@ class _Arranger:
         self.sides[key] = side
 
     def frame(self, group: Hashable) -> Frame:
+        links = self.links.get(group, [])
+        if group is None or self.groups[group].kind == "steps" or not 0 < len(links) < 4:
+            return self.laid_out(group)
+        best: tuple[int, Frame] | None = None
+        for sides in itertools.product((1, -1), repeat=len(links)):
+            for link, side in zip(links, sides, strict=True):
+                self.sides[link.source] = self.sides[link.target] = side
+                self.leaning[self.alias[link.source]] = group, side
+            made = self.laid_out(group)
+            count = made.all_crossings()
+            if best is None or count < best[0]:
+                best = count, made
+            if not count:
+                break
+        return best[1] if best else made
+
+    def laid_out(self, group: Hashable) -> Frame:
         boxes = [key for key in self.sizes if self.home.get(key) == group]
         frames = [self.frame(key) for key, one in self.groups.items() if one.parent == group]
         if group is not None and self.groups[group].kind == "steps":
@@ -205,8 +229,15 @@ class _Arranger:
             sizes[key] = (sizes[key][0], SIDE * count)
         inner: dict[Hashable, Hashable] = {frame.key: ("frame", frame.key) for frame in frames}
         sizes.update({inner[frame.key]: (frame.width, frame.height) for frame in frames})
-        ends: dict[Hashable, str] = {("in", u): "first" for u in self.ins.get(group, ())}
-        ends.update({("out", u): "last" for u in self.outs.get(group, ())})
+        sides = dict(self.sides)
+        ends: dict[Hashable, str] = {}
+        for u in self.ins.get(group, ()):
+            ends["in", u] = "first"
+            sides["in", u] = sides.get(u, 0)
+        for u in self.outs.get(group, ()):
+            ends["out", u] = "last"
+            loop, side = self.leaning.get(u, (group, 0))
+            sides["out", u] = side if loop in self.chain(group)[1:] else 0
         sizes.update(dict.fromkeys(ends, (8.0, 0.0)))
         sources: dict[Hashable, tuple[Hashable, float | None]] = {key: (key, None) for key in boxes}
         for frame in frames:
@@ -232,7 +263,8 @@ class _Arranger:
             pairs,
             ports=None if plain else ports,
             ends=ends,
-            sides=self.sides,
+            sides=sides,
+            spread=self.spread,
             gap=GAP,
             channel=30.0 if plain else CHANNEL,
         )
@@ -284,8 +316,7 @@ class _Arranger:
             links = [link for link in self.links.get(group, []) if self.sides[link.target] == side]
             ends = [(made.boxes[link.source], made.boxes[link.target]) for link in links]
             border = made.width if side > 0 else 0.0
-            half = [self.sizes[link.target][0] / 2 for link in links]
-            ways = [_around(a, b, border, side, h) for (a, b), h in zip(ends, half, strict=True)]
+            ways = [_around(a, b, border, side) for a, b in ends]
             paths = _fewest_crossings(ways, [PAD / 2 + TRACK * i for i in range(len(links))])
             made.crossings += crossings(paths)
             made.lines += [
@@ -306,6 +337,9 @@ class _Arranger:
         for link in links:
             by_gap.setdefault(columns[self.home[link.source]], []).append(link)
         made = Frame(group, height=max((frame.height for frame in frames), default=0.0))
+        for frame in frames:
+            frame.lines = [_longer(line, frame.height, made.height) for line in frame.lines]
+            frame.height = made.height
         far = [x for x in links if columns[self.home[x.target]] > columns[self.home[x.source]] + 1]
         lane = {link: made.height + TRACK * (i + 1) for i, link in enumerate(far)}
         x = 0.0
@@ -328,7 +362,7 @@ class _Arranger:
             made.outputs += [(u, left + x) for u, x in frame.outputs]
             for u, x in frame.outputs:
                 ends = ((left + x, frame.height), (left + x, made.height))
-                if frame.height < made.height:
+                if far:
                     made.lines.append(Line(self.alias.get(u, u), frame.key, ("out", u), ends))
         made.bands, made.layers = [(0.0, made.height)], dict.fromkeys(made.frames, 0)
         made.crossings = crossings([line.points for line in made.lines])
@@ -385,6 +419,12 @@ class _Arranger:
         return replace(line, points=points)
 
 
+def _longer(line: Line, before: float, height: float) -> Line:
+    """A line that left its frame at the far border leaves the frame as it is now."""
+    x, y = line.points[-1]
+    return replace(line, points=(*line.points[:-1], (x, height))) if y == before else line
+
+
 def _shift(made: Frame, dx: float, dy: float) -> None:
     def moved(point: Point) -> Point:
         return point[0] + dx, point[1] + dy
@@ -397,12 +437,12 @@ def _shift(made: Frame, dx: float, dy: float) -> None:
     made.outputs = [(u, x + dx) for u, x in made.outputs]
 
 
-def _around(a: Point, b: Point, border: float, side: int, half: float) -> Way:
-    """From a to b's side, by a track so far outside the border."""
+def _around(a: Point, b: Point, border: float, side: int) -> Way:
+    """From a to the side of the square at b, by a track so far outside the border."""
 
     def path(track: float) -> tuple[Point, ...]:
         x = border + side * track
-        return a, (x, a[1]), (x, b[1]), (b[0] + side * half, b[1])
+        return a, (x, a[1]), (x, b[1]), (b[0] + side * SQUARE / 2, b[1])
 
     return path
 

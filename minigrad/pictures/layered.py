@@ -7,6 +7,7 @@ and nothing depends on a clock or on hashes: one graph, one order.
 from __future__ import annotations
 
 import itertools
+import random
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -122,8 +123,8 @@ def with_bends(
 # -- order -------------------------------------------------------------------------------------
 
 
-def _depth_first(graph: Layered, starts: Sequence[int]) -> list[list[int]]:
-    """Layers filled in the order of a depth-first walk, operands from left to right."""
+def _depth_first(graph: Layered, starts: Sequence[int], mirrored: bool) -> list[list[int]]:
+    """Layers filled in the order of a depth-first walk, operands from left to right or back."""
     order: list[list[int]] = [[] for _ in range(max(graph.layer, default=-1) + 1)]
     seen = [False] * len(graph.layer)
     for start in starts:
@@ -133,7 +134,8 @@ def _depth_first(graph: Layered, starts: Sequence[int]) -> list[list[int]]:
             if not seen[v]:
                 seen[v] = True
                 order[graph.layer[v]].append(v)
-                stack += reversed(graph.up[v] + graph.down[v])
+                near = graph.up[v] + graph.down[v]
+                stack += near if mirrored else reversed(near)
     return order
 
 
@@ -144,10 +146,13 @@ def ordered(graph: Layered) -> tuple[list[list[int]], int]:
     sources = [v for v in nodes if not graph.up[v]]
     best: list[list[int]] = []
     fewest = -1
-    # Two starts and a number of rounds fixed by the size alone: no clock, so no luck.
+    # The starts and a number of rounds fixed by the size alone: no clock, so no luck.
     rounds = 24 if len(nodes) < 3000 else 8
-    for starts in (sinks, sources):
-        order = _depth_first(graph, [*starts, *nodes])
+    starts = [(sinks, False), (sources, False), (sinks, True), (sources, True)]
+    shuffle = random.Random(0).sample  # more starts where they cost little, the same ones always
+    starts += [(shuffle(nodes, len(nodes)), False) for _ in range(12 if len(nodes) < 200 else 0)]
+    for first, mirrored in starts:
+        order = _depth_first(graph, [*first, *nodes], mirrored)
         position = [0] * len(nodes)
         for row in order:
             row.sort(key=graph.side.__getitem__)

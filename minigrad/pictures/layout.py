@@ -58,13 +58,14 @@ def layout(
     ports: Sequence[Ports] | None = None,
     ends: Mapping[Key, str] | None = None,
     sides: Mapping[Key, int] | None = None,
+    spread: Mapping[Key, float] | None = None,
 ) -> Layout[Key]:
     """Place boxes of the given (width, height) so that every edge points in `direction`.
 
     `gap` separates boxes of one layer, `channel` (at least) two layers. Several edges between the
     same boxes are drawn apart. ports: where edges leave and enter, from the middle of their boxes.
     ends: what stands in the "first" and in the "last" layer. sides: rank of what stands at the left
-    (below 0) or right end (above 0) of its layer.
+    (below 0) or right end (above 0) of its layer. spread: how far apart the edges enter a box.
 
     Raises ValueError for a cycle, for an edge to an unknown box and for a direction other than
     "down" and "right".
@@ -91,7 +92,8 @@ def layout(
         x = _towards_ports(graph, order, x, width, gap)
     tops, bottoms = _bands(graph, order, x, extent, channel)
     y = [(tops[k] + bottoms[k]) / 2 for k in layer]
-    routes = _routes(graph, order, x, y, extent, tops, bottoms)
+    apart = [(spread or {}).get(key) for key in keys]
+    routes = _routes(graph, order, x, y, extent, tops, bottoms, apart)
     size = (max((x[i] + width[i] / 2 for i in range(len(x))), default=0.0), max(bottoms, default=0))
     if turned:
         routes = [[(b, a) for a, b in route] for route in routes]
@@ -270,6 +272,7 @@ def _routes(
     extent: Sequence[tuple[float, float]],
     tops: Sequence[float],
     bottoms: Sequence[float],
+    apart: Sequence[float | None],
 ) -> list[list[Point]]:
     """Polylines from the middle of a source's lower side to a place on a target's upper side."""
     position = [0] * len(graph.layer)
@@ -290,6 +293,8 @@ def _routes(
         )
         furthest = max(middle, len(away) - 1 - middle, 0.5)
         step = min(18.0, (extent[v][0] / 2) * 0.8 / furthest)
+        if (given := apart[v]) is not None:
+            middle, step = (len(away) - 1) / 2, given
         for place, i in enumerate(arriving):
             fixed = graph.ports[i][1]
             port[i] = x[v] + ((place - middle) * step if fixed is None else fixed)

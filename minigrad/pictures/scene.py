@@ -6,6 +6,8 @@ import re
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from minigrad.graph import Affine, Graph, Instruction, Loop, Value
 from minigrad.graph.ir import Operand, Step, map_static
 from minigrad.pictures.compound import Edge, Group
@@ -52,6 +54,8 @@ class _Builder:
         self.inputs = set(graph.inputs)
         self.within: list[Key] = []  # the columns that are open
         self.uses: dict[Value, int] = {}
+        self.weight = 1  # how many iterations the one that is written out stands for in them
+        self.constants: dict[tuple[Value, Key], Key] = {}
         floats = [v.spec.dtype for v in (*graph.outputs, *graph.inputs) if v.spec.dtype.kind == "f"]
         self.dtype = floats[0] if floats else None
         for i, value in enumerate(graph.inputs):
@@ -96,8 +100,10 @@ class _Builder:
             self.scene.boxes[place.key] = replace(box, kind="output")
         elif box.kind not in ("output", "input", "parameter"):
             key = ("output", i)
-            self.add(key, Box((value.name or place.name or f"output {i}",), "output"), value)
-            self.edge(place, key, _slot(place))
+            name = value.name or place.name or f"output {i}"
+            number = "" if place.slot is None else f"[{place.slot}]"
+            self.add(key, Box((name + number,), "output"), value)
+            self.edge(place, key)
 
     def edge(self, place: Place, target: Key, label: str = "") -> None:
         """To another column of the same strip an edge goes from step to step."""
@@ -146,7 +152,7 @@ class _Builder:
         if step.op.outputs:
             same = all(spec == specs[0] for spec in specs)
             wire = f"{len(specs)} × {wire}" if same else ", ".join(map(self.kind, specs))
-        said = [f"{k}={_shown(v)}" for k, v in step.static.items()]
+        said = [f"{k}={_said(v)}" for k, v in step.static.items()]
         said = [text for text in said if len(text) <= 28]
         title = f"{name} = {step.op.name}" if name else step.op.name
         self.add(key, Box((title,), "op", group=group, wire=wire), step)
@@ -169,11 +175,14 @@ class _Builder:
             if not isinstance(x, Value):
                 said.append(f"{which}={x!r}" if which else repr(x))
             elif self.within and x in self.inputs:
-                self.uses[x] = self.uses.get(x, 0) + 1
+                self.uses[x] = self.uses.get(x, 0) + self.weight
                 said.append(f"{which}={x.name}" if which else str(x.name))
                 self.scene.edges.append(Edge(self.places[x].key, key, which, "tag"))
             else:
-                place = self.constant(x, group) if x.constant is not None else self.places[x]
+                place = self.find(x, group)
+                if place.key is None:
+                    said.append(f"{which}={place.name}" if which else place.name)
+                    continue
                 if step.op.variadic and place.key in places:
                     places[place.key].append(place)
                     continue
@@ -185,14 +194,13 @@ class _Builder:
         return said
 
     def constant(self, value: Value, group: Key) -> Place:
-        key = ("constant", id(value), group)
-        if key not in self.scene.boxes:
-            array = value.constant.numpy() if value.constant is not None else None
-            first = array.reshape(-1)[0].item() if array is not None and array.size else 0
-            uniform = array is not None and bool((array == first).all())
-            title = f"{first:.4g}" if uniform else value.name or "constant"
-            key = ("constant", len(self.scene.boxes), group) if uniform else key
-            self.add(key, Box((title,), "constant", group=group, wire=self.kind(value.spec)), value)
+        """A box for a constant; one value in all places is said instead, and has no box."""
+        number = _shown(value)
+        if number:
+            return Place(None, name=number)
+        key = self.constants.setdefault((value, group), ("constant", len(self.constants)))
+        box = Box((value.name or "constant",), "constant", group=group, wire=self.kind(value.spec))
+        self.add(key, box, value)
         return Place(key)
 
     # loops
@@ -210,7 +218,8 @@ class _Builder:
             number = str(carry.delay) if carry.delay > 1 else ""
             tip = f"delay {carry.delay} of {name or 'a value'}, {self.kind(carry.parameter.spec)}"
             start = [x for x in carry.initial if isinstance(x, Value) and x.constant is None]
-            first = "" if start else f"; first {_shown(carry.initial[0])}"
+            given = self.find(carry.initial[0], frame).name if not start else ""
+            first = f"; first {given}" if given else ""
             text = " ".join(filter(None, (name, number)))
             self.add(key, Box((text,), "delay", tip + first, frame), carry.parameter)
             for x in start:
@@ -227,22 +236,22 @@ class _Builder:
                 self.places[value] = Place(place.key, t, collected.result.name or "")
 
     def find(self, x: Operand, group: Key) -> Place:
-        if isinstance(x, Value) and x.constant is not None:
-            return self.constant(x, group)
-        return self.places[x]
+        """Where a value comes from; a number has no box."""
+        if not isinstance(x, Value):
+            return self.places.get(x) or Place(None, name=repr(x))
+        return self.places[x] if x.constant is None else self.constant(x, group)
 
     def items(self, items: Sequence[Operand], group: Key, value: Value) -> Place:
         """Where the items of an indexed input come from: one box, or a box that takes turns."""
-        found = [self.find(x, group) if isinstance(x, Value) else None for x in items]
-        keys = {place.key for place in found if place is not None}
-        if len(keys) == 1 and None not in found:
-            first, last = found[0], found[-1]
-            name = first.name if first else ""
-            backwards = first and last and (first.slot or 0) > (last.slot or 0)
-            return Place(next(iter(keys)), None, f"{name or ''}[{'-t' if backwards else 't'}]")
+        found = [self.find(x, group) for x in items]
+        keys = {place.key for place in found}
+        first, last = found[0], found[-1]
+        if len(keys) == 1 and first.key is not None:
+            backwards = (first.slot or 0) > (last.slot or 0)
+            return Place(first.key, None, f"{first.name}[{'-t' if backwards else 't'}]")
         key = self.fresh("op")
         self.add(key, Box(("item t",), "op", group=group, wire=self.kind(value.spec)))
-        for place in dict.fromkeys(place for place in found if place is not None):
+        for place in dict.fromkeys(place for place in found if place.key is not None):
             self.edge(place, key, _slot(place))
         return Place(key)
 
@@ -265,16 +274,18 @@ class _Builder:
             self.within.append(column)
             for indexed in loop.indexed:
                 x = indexed.items[t]
-                self.places[indexed.parameter] = self.start(x, column)
+                self.places[indexed.parameter] = self.find(x, column)
             for before, carry in zip(past, loop.carries, strict=True):
                 x0 = before[t]
-                here = x0 if isinstance(x0, Place) else self.start(x0, column)
+                here = x0 if isinstance(x0, Place) else self.find(x0, column)
                 self.places[carry.parameter] = here
             known = len(self.scene.boxes)
+            self.weight = 0 if t else loop.trips
             self.steps(loop.body, column, around)
             for key in list(self.scene.boxes)[known:]:
                 self.scene.iteration[key] = t
             self.within.pop()
+            self.weight = 1
             results[t] = {}
             for x in [*(c.result for c in loop.carries), *(c.result for c in loop.collected)]:
                 results[t][x] = self.find(x, column)
@@ -287,13 +298,6 @@ class _Builder:
                 several = t if t not in drawn else None
                 self.places[value] = replace(place[collected.result], slot=several, name=name)
 
-    def start(self, x: Operand, column: Key) -> Place:
-        if isinstance(x, Value):
-            return self.find(x, column)
-        key = self.fresh("constant")
-        self.add(key, Box((repr(x),), "constant", group=column))
-        return Place(key)
-
     def elided(
         self, loop: Loop, frame: Key, few: int, past: list[list[Place | Operand]]
     ) -> dict[Operand, Place]:
@@ -305,18 +309,20 @@ class _Builder:
         self.add(key, Box((text,), "more", group=column))
         for before, carry in zip(past, loop.carries, strict=True):
             for x in dict.fromkeys(before[few : few + carry.delay]):
-                self.edge(x if isinstance(x, Place) else self.start(x, column), key)
+                place = x if isinstance(x, Place) else self.find(x, column)
+                if place.key is not None:
+                    self.edge(place, key)
         for indexed in loop.indexed:
-            found = [self.start(x, column) for x in indexed.items[few : loop.trips - 1]]
-            for source in dict.fromkeys(place.key for place in found):
+            found = [self.find(x, column) for x in indexed.items[few : loop.trips - 1]]
+            for source in dict.fromkeys(place.key for place in found if place.key is not None):
                 of = [place for place in found if place.key == source]
                 self.edge(of[0], key, _span(of))
-        free = [x for x in loop.operands if isinstance(x, Value) and x not in self.inputs]
+        free = [x for x in loop.operands if isinstance(x, Value) and x in self.places]
+        free = [x for x in free if x not in self.inputs]
         items = {x for i in loop.indexed for x in i.items}
         items |= {x for c in loop.carries for x in c.initial}
-        for x in free:
-            if x.constant is None and x not in items:
-                self.edge(self.places[x], key)
+        for source in dict.fromkeys(self.places[x].key for x in free if x not in items):
+            self.edge(Place(source), key)
         results = [*(c.result for c in loop.carries), *(c.result for c in loop.collected)]
         return {x: Place(key) for x in results}
 
@@ -339,11 +345,16 @@ def _shared(loop: Loop) -> tuple[Call, ...]:
     return tuple(shared)
 
 
-def _shown(static: object) -> str:
-    if isinstance(static, Value):
-        array = static.constant.numpy() if static.constant is not None else None
-        return f"{array.reshape(-1)[0].item():.4g}" if array is not None and array.size else "?"
+def _shown(value: Value) -> str:
+    """The number that a constant is in all places, or nothing."""
+    array = value.constant.numpy() if value.constant is not None else np.zeros(0)
+    first = array.reshape(-1)[0].item() if array.size else None
+    if first is None or not bool((array == first).all()):
+        return ""
+    return f"{first:.4g}" if isinstance(first, float) else str(first)
 
+
+def _said(static: object) -> str:
     def leaf(x: object) -> object:
         return f"{x.start} + {x.step} t" if isinstance(x, Affine) else x
 

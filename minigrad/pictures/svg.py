@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from minigrad.pictures.compound import PAD, Edge, Frame, Group, Line, arrange
+from minigrad.pictures.compound import PAD, SQUARE, Edge, Frame, Group, Line, arrange
 from minigrad.pictures.layout import Point
 
 FONT = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, 'Liberation Mono', monospace"
@@ -44,7 +44,6 @@ FRAMES = {
     "step": ("#ffffff", "#7a7a7a", 0.8, "2 2", 4.0),
 }
 FLOW = {"down": (0.0, 1.0), "up": (0.0, -1.0), "right": (1.0, 0.0)}
-SQUARE = 14.0  # side of the black square that stands for a delay
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,9 @@ class Picture:
         sizes = self.sizes
         if direction == "right":
             sizes = {key: (h, w) for key, (w, h) in sizes.items()}
-        self.frame = arrange(sizes, home, self.edges, self.groups, titles, direction == "up")
+        spread = _spread(self.edges) if direction != "right" else {}
+        up = direction == "up"
+        self.frame = arrange(sizes, home, self.edges, self.groups, titles, spread, up)
 
     @property
     def crossings(self) -> int:
@@ -161,9 +162,10 @@ def _sizes(
 ) -> dict[Hashable, tuple[float, float]]:
     arriving = dict.fromkeys(boxes, 0)
     for edge in edges:
-        if edge.target in arriving:
+        if edge.target in arriving and edge.kind != "tag":
             arriving[edge.target] += 1
     sizes: dict[Hashable, tuple[float, float]] = {}
+    spread = _spread(edges)
     for key, box in boxes.items():
         shown = _shown(box.lines)
         if box.kind == "delay":  # its text stands to either side
@@ -176,10 +178,26 @@ def _sizes(
         room = min(12.0 * (arriving[key] + 1), 420.0)  # for the arrow heads
         if direction == "right":
             height = max(height, room)
+        elif key in spread:
+            last = max(text_width(edge.label, NOTE) for edge in edges if edge.target == key)
+            width = max(width, spread[key] * (arriving[key] - 1) + 2 * last + ARROW + 6)
         else:
             width = max(width, room)
         sizes[key] = (round(width, 1), round(height, 1))
     return sizes
+
+
+def _spread(edges: Sequence[Edge]) -> dict[Hashable, float]:
+    """How far apart several arrows arrive at a box, so that the labels beside them have room."""
+    labels: dict[Hashable, list[str]] = {}
+    for edge in edges:
+        if edge.kind != "tag":
+            labels.setdefault(edge.target, []).append(edge.label)
+    return {
+        key: max(18.0, max(text_width(label, NOTE) for label in found) + ARROW + 4)
+        for key, found in labels.items()
+        if any(found) and len(found) > 1
+    }
 
 
 def _n(value: float) -> str:
@@ -226,9 +244,14 @@ def _inside(picture: Picture, frame: Frame) -> list[str]:
     for key, (x, y) in frame.boxes.items():
         if key in picture.boxes:
             at = (y, x) if picture.direction == "right" else (x, y)
-            parts.append(_box(picture.boxes[key], at, picture.sizes[key]))
+            inwards = 1 if x < frame.width / 2 else -1
+            parts.append(_box(picture.boxes[key], at, picture.sizes[key], inwards))
     for key, (inner, (x, y)) in frame.frames.items():
         parts += _frame(picture, key, inner, (x - inner.width / 2, y - inner.height / 2))
+    if any(picture.groups[key].kind == "step" for key in frame.frames):  # over their frames
+        parts += ['<g fill="none" stroke="#5a5a5a" stroke-width="1.3">']
+        parts += [path(line, picture.direction) for line in lines if line.square]
+        parts += ["</g>"]
     return parts
 
 
@@ -240,12 +263,18 @@ def _frame(picture: Picture, key: Hashable, frame: Frame, at: Point) -> list[str
     group = picture.groups[key]
     fill, outline, weight, dashes, radius = FRAMES[group.kind]
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    taken = [x for _, x in (frame.outputs if picture.direction == "up" else frame.inputs)]
+    wide = text_width(group.title, TEXT)
+    places = [PAD, frame.width - PAD - wide, *(x + 6 for x in sorted(taken))]
+    free = [x for x in places if x + wide < frame.width
+            and not any(x - 4 < port < x + wide + 4 for port in taken)]  # fmt: skip
+    start = free[0] if free else PAD  # between the lines, where there is room
     return [
         f'<g transform="translate({_n(at[0])} {_n(at[1])})">',
         f'<rect width="{_n(frame.width)}" height="{_n(frame.height)}" rx="{_n(radius)}" '
         f'fill="{fill}" stroke="{outline}" stroke-width="{_n(weight)}"{dashed}/>',
         *_inside(picture, frame),
-        f'<text x="{_n(PAD)}" y="15" font-size="{_n(TEXT)}" fill="{outline}" stroke="{fill}" '
+        f'<text x="{_n(start)}" y="15" font-size="{_n(TEXT)}" fill="{outline}" stroke="{fill}" '
         f'stroke-width="3" paint-order="stroke">{escape(printable(group.title))}</text>',
         "</g>",
     ]
@@ -253,13 +282,15 @@ def _frame(picture: Picture, key: Hashable, frame: Frame, at: Point) -> list[str
 
 def _wires(picture: Picture, frame: Frame) -> list[str]:
     """What is written where the lines of boxes begin."""
-    beginning = {line.start: line.points[0] for line in reversed(frame.lines)}
+    beginning = {line.start: line.points for line in reversed(frame.lines)}
     parts = []
-    for key, (x, y) in beginning.items():
+    for key, ((x, y), *rest) in beginning.items():
         box = picture.boxes.get(key)
         if box is not None and box.wire:
             y += -4 if picture.direction == "up" else NOTE + 1
-            parts.append(f'<text x="{_n(x + 4)}" y="{_n(y)}">{escape(printable(box.wire))}</text>')
+            left = next((after > x for after, _ in rest if after != x), False)
+            at = f'{_n(x - 4)}" text-anchor="end' if left else _n(x + 4)
+            parts.append(f'<text x="{at}" y="{_n(y)}">{escape(printable(box.wire))}</text>')
     return parts
 
 
@@ -308,18 +339,19 @@ def _label(line: Line, direction: str) -> str:
     return f'<text x="{_n(x)}" y="{_n(y)}">{escape(printable(line.label))}</text>'
 
 
-def _square(box: Box, centre: Point) -> list[str]:
+def _square(box: Box, centre: Point, inwards: int) -> list[str]:
     (x, y), half = centre, SQUARE / 2
     text = escape(printable(box.lines[0])) if box.lines else ""
     return [
         f'<rect x="{_n(x - half)}" y="{_n(y - half)}" width="{_n(SQUARE)}" '
         f'height="{_n(SQUARE)}" fill="#111111"/>',
-        f'<text x="{_n(x - half - 4)}" y="{_n(y + 4)}" font-size="{_n(TEXT)}" text-anchor="end" '
+        f'<text x="{_n(x + inwards * (half + 4))}" y="{_n(y + 4)}" font-size="{_n(TEXT)}" '
+        f'text-anchor="{"start" if inwards > 0 else "end"}" '
         f'fill="#111111" stroke="#ffffff" stroke-width="2.5" paint-order="stroke">{text}</text>',
     ]
 
 
-def _box(box: Box, centre: Point, size: tuple[float, float]) -> str:
+def _box(box: Box, centre: Point, size: tuple[float, float], inwards: int) -> str:
     fill, outline, weight, dashes, radius = KINDS[box.kind]
     (x, y), (width, height) = centre, size
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
@@ -327,7 +359,7 @@ def _box(box: Box, centre: Point, size: tuple[float, float]) -> str:
     baseline = y - sum(s * LEADING for _, s in shown) / 2
     title = f"<title>{escape(printable(box.tip or ' · '.join(box.lines)))}</title>"
     if box.kind == "delay":
-        return "\n".join(["<g>", title, *_square(box, centre), "</g>"])
+        return "\n".join(["<g>", title, *_square(box, centre, inwards), "</g>"])
     parts = [
         "<g>",
         title,
