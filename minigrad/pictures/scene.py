@@ -37,16 +37,19 @@ class Scene:
     groups: dict[Key, Group] = field(default_factory=dict)
     makers: dict[Key, Instruction | Value] = field(default_factory=dict)
     iteration: dict[Key, int] = field(default_factory=dict)  # of a box within a loop written out
+    within: dict[Key, Key] = field(default_factory=dict)  # the box that is drawn in place of one
 
 
-def scene(graph: Graph, view: str, shown: int = 4) -> Scene:
-    """The scene of a graph, whose loops stand as they are or, unfolded, as `shown` iterations."""
-    builder = _Builder(graph, shown if view == "unfolded" else None)
+def scene(graph: Graph, view: str, shown: int, limit: int) -> Scene:
+    """The scene of a graph's last `limit` steps, whose loops stand as they are or, unfolded, as
+    `shown` iterations.
+    """
+    builder = _Builder(graph, shown if view == "unfolded" else None, limit)
     return _modules(builder.scene) if view == "modules" else builder.scene
 
 
 class _Builder:
-    def __init__(self, graph: Graph, shown: int | None) -> None:
+    def __init__(self, graph: Graph, shown: int | None, limit: int) -> None:
         self.scene = Scene()
         self.shown = shown
         self.places: dict[Operand, Place] = {}
@@ -64,7 +67,11 @@ class _Builder:
             kind = "input" if re.fullmatch(r"x\d+", named) else "parameter"
             self.add(key, Box((named,), kind, wire=self.kind(value.spec)), value)
             self.places[value] = Place(key)
-        self.steps(graph.steps, None, ())
+        before, after = graph.steps[:-limit], graph.steps[-limit:]
+        if before:
+            self.add(("more", 0), Box((f"… {len(before)} more",), "more"))
+            self.places.update({v: Place(("more", 0)) for step in before for v in step.outputs})
+        self.steps(after, None, ())
         for i, value in enumerate(graph.outputs):
             self.result(i, value)
         used = {key for e in self.scene.edges for key in (e.source, e.target)}
@@ -249,6 +256,11 @@ class _Builder:
         if len(keys) == 1 and first.key is not None:
             backwards = (first.slot or 0) > (last.slot or 0)
             return Place(first.key, None, f"{first.name}[{'-t' if backwards else 't'}]")
+        if all(isinstance(x, Value) and x.constant is not None for x in items):
+            key = self.fresh("constants")
+            box = Box((f"{value.name or 'constants'}[t]",), "constant", group=group)
+            self.add(key, replace(box, wire=self.kind(value.spec)))
+            return Place(key)
         key = self.fresh("op")
         self.add(key, Box(("item t",), "op", group=group, wire=self.kind(value.spec)))
         for place in dict.fromkeys(place for place in found if place.key is not None):
@@ -391,6 +403,7 @@ def _modules(full: Scene) -> Scene:
     owned = {key for key, box in full.boxes.items()
              if box.kind == "parameter" and users.get(key) and users[key] <= closed}  # fmt: skip
     made = Scene(groups={k: g for k, g in full.groups.items() if k not in closed})
+    made.within, made.makers = inside, full.makers
     wires: dict[Key, str] = {}
     for edge in full.edges:
         if edge.source in inside and inside[edge.source] != inside.get(edge.target):
@@ -405,8 +418,6 @@ def _modules(full: Scene) -> Scene:
             made.boxes[group] = Box(lines, "module", group=one.parent, wire=wires.get(group, ""))
         elif group is None and key not in owned:
             made.boxes[key] = box
-            if key in full.makers:
-                made.makers[key] = full.makers[key]
         if group is not None and box.kind == "output":
             made.boxes[group] = replace(made.boxes[group], kind="output")
     kept: dict[Edge, None] = {}
