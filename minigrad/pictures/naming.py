@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from types import FrameType
 from typing import Any
 
+from minigrad import autodiff
 from minigrad.graph import Captured, Instruction, Value, capture
 from minigrad.graph.sources import Argument, Held
 from minigrad.nn import Module
@@ -20,6 +21,7 @@ from minigrad.op import bare, mode
 from minigrad.tensor import Tensor
 
 Call = tuple[str, str, int]  # path and class of a module, and the how manieth call it is
+BACKWARD = (autodiff.backward.__code__, autodiff.pullback.__code__)  # are drawn as calls, too
 
 
 class Named(str):
@@ -56,15 +58,18 @@ def capture_named(f: Callable[..., Any], *args: Any) -> Captured:
     return captured
 
 
-def _around(f: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
-    """What a function refers to by name: the variables of its closure, its globals, its self."""
+def _around(f: Callable[..., Any], seen: Set[Any] = frozenset()) -> Iterator[tuple[str, Any]]:
+    """What a function, and those it calls, refer to by name: closures, globals, its self."""
     owner = f if isinstance(f, Module) else getattr(f, "__self__", None)
     if isinstance(owner, Module):
         yield "", owner
-    if inspect.isfunction(f):
+    if inspect.isfunction(f) and f not in seen:
+        seen = {*seen, f}
         found = inspect.getclosurevars(f)
-        yield from ((name, x) for seen in (found.nonlocals, found.globals)
-                    for name, x in seen.items())  # fmt: skip
+        for name, x in (*found.nonlocals.items(), *found.globals.items()):
+            yield name, x
+            if inspect.isfunction(x) and not x.__module__.startswith("minigrad"):
+                yield from _around(x, seen)
 
 
 class _Watcher:
@@ -109,6 +114,12 @@ class _Watcher:
                     self.enter(frame, module)
                 elif self.open and self.open[-1][0] is frame:
                     self.open.pop()
+        elif code in BACKWARD:
+            self.catch_up(recorder)
+            if event == "call":
+                self.push(frame, "backward", "backward")
+            elif self.open and self.open[-1][0] is frame:
+                self.open.pop()
         if event == "return" and not frame.f_globals.get("__name__", "").startswith("minigrad."):
             for name, x in frame.f_locals.items():
                 if isinstance(x, Tensor) and hasattr(x, "backend"):
@@ -125,9 +136,11 @@ class _Watcher:
         kind = type(module).__name__
         if id(module) not in self.paths:
             self.learn(kind, module)
-        path = self.paths[id(module)]
+        self.push(frame, self.paths[id(module)] or kind, kind)
+
+    def push(self, frame: FrameType, path: str, kind: str) -> None:
         self.counts[path] = self.counts.get(path, 0) + 1
-        self.open.append((frame, (path or kind, kind, self.counts[path] - 1)))
+        self.open.append((frame, (path, kind, self.counts[path] - 1)))
 
     def apply(self, captured: Captured) -> None:
         graph = captured.graph

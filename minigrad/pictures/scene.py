@@ -183,7 +183,8 @@ class _Builder:
                 said.append(f"{which}={x!r}" if which else repr(x))
             elif self.within and x in self.inputs:
                 self.uses[x] = self.uses.get(x, 0) + self.weight
-                said.append(f"{which}={x.name}" if which else str(x.name))
+                name = self.scene.boxes[self.places[x].key].lines[0]
+                said.append(f"{which}={name}" if which else name)
                 self.scene.edges.append(Edge(self.places[x].key, key, which, "tag"))
             else:
                 place = self.find(x, group)
