@@ -43,6 +43,8 @@ FRAMES = {
     "steps": ("#eaf4ee", "#007a55", 2.2, "", 8.0),
     "step": ("#ffffff", "#7a7a7a", 0.8, "2 2", 4.0),
 }
+LINES = '<g fill="none" stroke="#5a5a5a" stroke-width="1.3">'
+Ids = Mapping[Hashable, str] | None
 FLOW = {"down": (0.0, 1.0), "up": (0.0, -1.0), "right": (1.0, 0.0)}
 
 
@@ -206,8 +208,8 @@ def _n(value: float) -> str:
     return "0" if text == "-0" else text
 
 
-def document(picture: Picture) -> str:
-    """The picture as an SVG text; the ids of frames are only in the page."""
+def document(picture: Picture, ids: Ids = None) -> str:
+    """The picture as an SVG text, with ids only where a page asks for them."""
     root = picture.frame
     width, height = root.width, root.height
     if picture.direction == "right":
@@ -221,7 +223,7 @@ def document(picture: Picture) -> str:
             f"<title>{escape(printable(picture.title))}</title>",
             f'<rect width="{_n(width)}" height="{_n(height)}" fill="#ffffff"/>',
             f'<g transform="translate({_n(MARGIN)} {_n(MARGIN)})" font-family="{FONT}">',
-            *_inside(picture, root),
+            *_inside(picture, root, ids),
             "</g>",
             "</svg>",
             "",
@@ -229,29 +231,39 @@ def document(picture: Picture) -> str:
     )
 
 
-def _inside(picture: Picture, frame: Frame) -> list[str]:
-    """Lines below boxes below frames."""
-    lines = [_turned(line) for line in frame.lines] if picture.direction == "right" else frame.lines
-    parts = ['<g fill="none" stroke="#5a5a5a" stroke-width="1.3">']
-    parts += dict.fromkeys(path(line, picture.direction) for line in lines)
-    parts += ["</g>", '<g fill="#5a5a5a">']
-    parts += [_head(line, picture.direction) for line in lines if line.head]
+def _inside(picture: Picture, frame: Frame, ids: Ids) -> list[str]:
+    """Lines below boxes below frames; in a page all know whose they are, to move with it."""
+    turned = picture.direction == "right"
+    lines = [_turned(line) for line in frame.lines] if turned else frame.lines
+    over = any(picture.groups[key].kind == "step" for key in frame.frames)  # lines over frames
+    marks = [f' data-line="{i}"' if ids else "" for i in range(len(lines))]
+    marked = list(zip(lines, marks, strict=True))
+    strokes = [path(x, picture.direction, mark) for x, mark in marked if not (over and x.square)]
+    parts = [LINES, *(strokes if ids else dict.fromkeys(strokes)), "</g>", '<g fill="#5a5a5a">']
+    parts += [_head(line, picture.direction, mark) for line, mark in marked if line.head]
     parts += ["</g>", f'<g font-size="{_n(NOTE)}" fill="#444444" stroke="#ffffff" '
               'stroke-width="2.5" paint-order="stroke">']  # fmt: skip
-    parts += [_label(line, picture.direction) for line in lines if line.label]
-    parts += _wires(picture, frame)
+    parts += [
+        _label(line, picture.direction, mark.replace("line", "end"))
+        for line, mark in marked
+        if line.label
+    ]
+    first = {line.start: (line, mark) for line, mark in reversed(marked)}
+    for key, (line, mark) in first.items():
+        if key in picture.boxes and picture.boxes[key].wire:
+            text = picture.boxes[key].wire
+            parts.append(_wire(text, line, picture.direction, mark.replace("line", "start")))
     parts.append("</g>")
     for key, (x, y) in frame.boxes.items():
         if key in picture.boxes:
-            at = (y, x) if picture.direction == "right" else (x, y)
-            inwards = 1 if x < frame.width / 2 else -1
-            parts.append(_box(picture.boxes[key], at, picture.sizes[key], inwards))
+            at, inwards = (y, x) if turned else (x, y), 1 if x < frame.width / 2 else -1
+            mark = f' id="{ids[key]}"' if ids else ""
+            parts.append(_box(picture.boxes[key], at, picture.sizes[key], inwards, mark))
     for key, (inner, (x, y)) in frame.frames.items():
-        parts += _frame(picture, key, inner, (x - inner.width / 2, y - inner.height / 2))
-    if any(picture.groups[key].kind == "step" for key in frame.frames):  # over their frames
-        parts += ['<g fill="none" stroke="#5a5a5a" stroke-width="1.3">']
-        parts += [path(line, picture.direction) for line in lines if line.square]
-        parts += ["</g>"]
+        at = (x - inner.width / 2, y - inner.height / 2)
+        parts += _frame(picture, key, inner, at, ids)
+    if over:
+        parts += [LINES, *(path(x, picture.direction, m) for x, m in marked if x.square), "</g>"]
     return parts
 
 
@@ -259,7 +271,7 @@ def _turned(line: Line) -> Line:
     return replace(line, points=tuple((y, x) for x, y in line.points))
 
 
-def _frame(picture: Picture, key: Hashable, frame: Frame, at: Point) -> list[str]:
+def _frame(picture: Picture, key: Hashable, frame: Frame, at: Point, ids: Ids) -> list[str]:
     group = picture.groups[key]
     fill, outline, weight, dashes, radius = FRAMES[group.kind]
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
@@ -269,32 +281,28 @@ def _frame(picture: Picture, key: Hashable, frame: Frame, at: Point) -> list[str
     free = [x for x in places if x + wide < frame.width
             and not any(x - 4 < port < x + wide + 4 for port in taken)]  # fmt: skip
     start = free[0] if free else PAD  # between the lines, where there is room
+    mark = f' id="{ids["frame", key]}"' if ids else ""
     return [
-        f'<g transform="translate({_n(at[0])} {_n(at[1])})">',
+        f'<g transform="translate({_n(at[0])} {_n(at[1])})"{mark}>',
         f'<rect width="{_n(frame.width)}" height="{_n(frame.height)}" rx="{_n(radius)}" '
         f'fill="{fill}" stroke="{outline}" stroke-width="{_n(weight)}"{dashed}/>',
-        *_inside(picture, frame),
+        *_inside(picture, frame, ids),
         f'<text x="{_n(start)}" y="15" font-size="{_n(TEXT)}" fill="{outline}" stroke="{fill}" '
         f'stroke-width="3" paint-order="stroke">{escape(printable(group.title))}</text>',
         "</g>",
     ]
 
 
-def _wires(picture: Picture, frame: Frame) -> list[str]:
-    """What is written where the lines of boxes begin."""
-    beginning = {line.start: line.points for line in reversed(frame.lines)}
-    parts = []
-    for key, ((x, y), *rest) in beginning.items():
-        box = picture.boxes.get(key)
-        if box is not None and box.wire:
-            y += -4 if picture.direction == "up" else NOTE + 1
-            left = next((after > x for after, _ in rest if after != x), False)
-            at = f'{_n(x - 4)}" text-anchor="end' if left else _n(x + 4)
-            parts.append(f'<text x="{at}" y="{_n(y)}">{escape(printable(box.wire))}</text>')
-    return parts
+def _wire(text: str, line: Line, direction: str, mark: str) -> str:
+    """What is written where the lines of a box begin, away from where the first one turns."""
+    (x, y), *rest = line.points
+    y += -4 if direction == "up" else NOTE + 1
+    left = next((after > x for after, _ in rest if after != x), False)
+    at = f'{_n(x - 4)}" text-anchor="end' if left else _n(x + 4)
+    return f'<text x="{at}" y="{_n(y)}"{mark}>{escape(printable(text))}</text>'
 
 
-def path(line: Line, direction: str) -> str:
+def path(line: Line, direction: str, mark: str = "") -> str:
     """Straight lines inside the layers, S-curves between them.
 
     All curves between two layers go down by the same function, so two of them cross once if their
@@ -317,26 +325,26 @@ def path(line: Line, direction: str) -> str:
         else:
             half = _n((y0 + y1) / 2)
             parts.append(f"C{_n(x0)} {half} {_n(x1)} {half} {end}")
-    return f'<path d="{"".join(parts)}"/>'
+    return f'<path d="{"".join(parts)}"{mark}/>'
 
 
-def _head(line: Line, direction: str) -> str:
+def _head(line: Line, direction: str, mark: str) -> str:
     (x0, _), (x, y) = line.points[-2:]
     dx, dy = (math.copysign(1.0, x - x0), 0.0) if line.square else FLOW[direction]
     back = (x - ARROW * dx, y - ARROW * dy)
     corners = [(x, y)] + [
         (back[0] + side * dy * ARROW / 2, back[1] + side * dx * ARROW / 2) for side in (-1, 1)
     ]
-    return f'<path d="M{"L".join(f"{_n(a)} {_n(b)}" for a, b in corners)}z"/>'
+    return f'<path d="M{"L".join(f"{_n(a)} {_n(b)}" for a, b in corners)}z"{mark}/>'
 
 
-def _label(line: Line, direction: str) -> str:
+def _label(line: Line, direction: str, mark: str) -> str:
     x, y = line.points[-1]
     if direction == "right":
         x, y = x - ARROW - 9, y - 3
     else:
         x, y = x + ARROW / 2 + 1, y + (NOTE if direction == "up" else -3)
-    return f'<text x="{_n(x)}" y="{_n(y)}">{escape(printable(line.label))}</text>'
+    return f'<text x="{_n(x)}" y="{_n(y)}"{mark}>{escape(printable(line.label))}</text>'
 
 
 def _square(box: Box, centre: Point, inwards: int) -> list[str]:
@@ -351,7 +359,7 @@ def _square(box: Box, centre: Point, inwards: int) -> list[str]:
     ]
 
 
-def _box(box: Box, centre: Point, size: tuple[float, float], inwards: int) -> str:
+def _box(box: Box, centre: Point, size: tuple[float, float], inwards: int, mark: str) -> str:
     fill, outline, weight, dashes, radius = KINDS[box.kind]
     (x, y), (width, height) = centre, size
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
@@ -359,9 +367,9 @@ def _box(box: Box, centre: Point, size: tuple[float, float], inwards: int) -> st
     baseline = y - sum(s * LEADING for _, s in shown) / 2
     title = f"<title>{escape(printable(box.tip or ' · '.join(box.lines)))}</title>"
     if box.kind == "delay":
-        return "\n".join(["<g>", title, *_square(box, centre, inwards), "</g>"])
+        return "\n".join([f"<g{mark}>", title, *_square(box, centre, inwards), "</g>"])
     parts = [
-        "<g>",
+        f"<g{mark}>",
         title,
         f'<rect x="{_n(x - width / 2)}" y="{_n(y - height / 2)}" width="{_n(width)}" '
         f'height="{_n(height)}" rx="{_n(radius)}" fill="{fill}" stroke="{outline}" '
