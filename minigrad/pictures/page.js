@@ -17,7 +17,7 @@ function arrange(id) {
   for (const [key, [place]] of Object.entries(frame.frames)) {
     const [x, y, width, height, layer] = place, made = arrange(key);
     const now = frames[key].closed ? TITLE : made.height;
-    inner[key] = { x, y, width, height, layer, now, map: made.map };
+    inner[key] = { x, y, width, height, layer, now, map: made.map, closed: frames[key].closed };
   }
   let gone = 0;
   const bands = frame.bands.map(([top, bottom], layer) => {
@@ -65,9 +65,10 @@ function route(frame, [, from, to, points, head, square], i, element, map, inner
   if (strip && square) {
     const at = (x) => Object.values(inner).find((one) => Math.abs(x - one.x) <= one.width / 2);
     points.forEach(([x, y], k) => {
-      const one = at(k < 2 ? points[0][0] : points[points.length - 1][0]);
+      const first = k < 2, one = at(first ? points[0][0] : points[points.length - 1][0]);
       const inside = one.map(y - one.y + one.height / 2);
-      moved[k][1] = one.top + (one.now < one.height && one.now === TITLE ? TITLE / 2 : inside);
+      moved[k][1] = one.top + (one.closed ? TITLE / 2 : inside);
+      if (one.closed && (k === 0 || k === points.length - 1)) moved[k][0] = one.x + ((first ? 1 : -1) * one.shrunk) / 2;
     });
   }
   for (const [key, first] of [[from, true], [to, false]]) {

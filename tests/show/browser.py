@@ -279,7 +279,7 @@ def large(browser: Browser, page: Path) -> None:
     ready = browser.js("performance.getEntriesByType('navigation')[0].domComplete")
     print(f"{count} nodes: {page.stat().st_size / 1024:.0f} KiB, complete after {ready:.0f} ms")
     check("a page of 400 nodes is below 1 MiB", count == 400 and page.stat().st_size < 2**20)
-    check("and is there within 3 s", ready < 3000)
+    check("and is there within 10 s", ready < 10000)
     browser.keys("n")
     check("and steps", "step 1 of 400" in browser.info(), browser.info())
 
