@@ -281,7 +281,9 @@ def check_labels_lie_within_boxes(root: ElementTree.Element) -> int:
     checked = 0
     for group in root.iter(NAMESPACE + "g"):
         outline = group.find(NAMESPACE + "rect")
-        if outline is None:
+        if outline is None or "x" not in outline.attrib:  # the background, or a frame
+            continue
+        if outline.attrib["fill"] == "#111111":  # a black square, whose name stands beside it
             continue
         x, y, width, height = numbers(outline, "x", "y", "width", "height")
         floor = y

@@ -282,8 +282,12 @@ def _routes(
     for i, path in enumerate(graph.paths):
         entering[path[-1]].append(i)
     port = [0.0] * len(graph.paths)
+
+    def leaving(i: int) -> float:
+        return graph.ports[i][0] or 0.0 if len(graph.paths[i]) == 2 else 0.0
+
     for v, arriving in enumerate(entering):
-        arriving.sort(key=lambda i: position[graph.paths[i][-2]])
+        arriving.sort(key=lambda i: (position[graph.paths[i][-2]], leaving(i)))
         away = [abs(x[graph.paths[i][-2]] - x[v]) for i in arriving]
         # A line from straight above stays straight and the others stand around it.
         middle = (

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Set
 from types import FrameType
 from typing import Any
 
-from minigrad import autodiff
+from minigrad import autodiff, tree
 from minigrad.graph import Captured, Instruction, Value, capture
 from minigrad.graph.sources import Argument, Held
 from minigrad.nn import Module
@@ -54,8 +54,22 @@ def capture_named(f: Callable[..., Any], *args: Any) -> Captured:
         captured = capture(f, *args)
     finally:
         sys.setprofile(before)
-    watcher.apply(captured)
+    watcher.apply(captured, _arguments(f, args))
     return captured
+
+
+def _arguments(f: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
+    """What the function calls the leaves of its arguments."""
+    try:
+        names = list(inspect.signature(f).parameters)
+    except ValueError:  # some functions in C have none
+        names = []
+    found = []
+    for i, x in enumerate(args):
+        name = names[i] if i < len(names) else f"x{i}"
+        count = len(tree.flatten(x)[0])
+        found += [name] if tree.flatten(x)[0] == [x] else [f"{name}[{j}]" for j in range(count)]
+    return found
 
 
 def _around(f: Callable[..., Any], seen: Set[Any] = frozenset()) -> Iterator[tuple[str, Any]]:
@@ -142,13 +156,15 @@ class _Watcher:
         self.counts[path] = self.counts.get(path, 0) + 1
         self.open.append((frame, (path, kind, self.counts[path] - 1)))
 
-    def apply(self, captured: Captured) -> None:
+    def apply(self, captured: Captured, arguments: list[str]) -> None:
+        """Name what was captured; the name of an argument is a Named, that of a weight is not."""
         graph = captured.graph
         for source, value in zip(captured.sources, graph.inputs, strict=True):
             if isinstance(source, Held):
                 value.name = self.held.get(id(source.tensor), value.name)
             elif isinstance(source, Argument):
-                value.name = self.names.get(value, value.name)
+                own = value.name if value.name != f"x{source.position}" else None
+                value.name = Named(own or arguments[source.position])
         for step, calls in zip(graph.steps, [*self.calls, *[()] * len(graph.steps)], strict=False):
             if isinstance(step, Instruction):
                 for value in step.outputs:

@@ -33,7 +33,9 @@ def recorded(
 ) -> Picture:
     """A box for each leaf, constant and op of y's recorded graph, with arrows between."""
     if y.node is None:
-        return Picture({0: Box(_lines(y.name or "constant", y, values), "constant")}, [])
+        return Picture(
+            {0: Box(_lines(y.name or "constant", y, values), "constant")}, [], direction=direction
+        )
     nodes, complete = _nearest(y.node, limit)
     facts = _Facts(nodes, [y, *tensors])
     arrived: list[Arrived] = []

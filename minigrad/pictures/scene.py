@@ -11,7 +11,7 @@ import numpy as np
 from minigrad.graph import Affine, Graph, Instruction, Loop, Value
 from minigrad.graph.ir import Operand, Step, map_static
 from minigrad.pictures.compound import Edge, Group
-from minigrad.pictures.naming import Call, calls_of
+from minigrad.pictures.naming import Call, Named, calls_of
 from minigrad.pictures.svg import Box
 from minigrad.spec import Spec
 
@@ -54,7 +54,7 @@ class _Builder:
         self.shown = shown
         self.places: dict[Operand, Place] = {}
         self.count = 0
-        self.inputs = set(graph.inputs)
+        self.inputs, self.results = set(graph.inputs), graph.outputs
         self.within: list[Key] = []  # the columns that are open
         self.uses: dict[Value, int] = {}
         self.weight = 1  # how many iterations the one that is written out stands for in them
@@ -64,7 +64,8 @@ class _Builder:
         for i, value in enumerate(graph.inputs):
             key = ("input", i)
             named = value.name or f"x{i}"
-            kind = "input" if re.fullmatch(r"x\d+", named) else "parameter"
+            argument = isinstance(named, Named) or re.fullmatch(r"x\d+", named)
+            kind = "input" if argument else "parameter"
             self.add(key, Box((named,), kind, wire=self.kind(value.spec)), value)
             self.places[value] = Place(key)
         before, after = graph.steps[:-limit], graph.steps[-limit:]
@@ -107,7 +108,9 @@ class _Builder:
             self.scene.boxes[place.key] = replace(box, kind="output")
         elif box.kind not in ("output", "input", "parameter"):
             key = ("output", i)
-            name = value.name or place.name or f"output {i}"
+            name = (
+                value.name or place.name or (f"output {i}" if len(self.results) > 1 else "output")
+            )
             number = "" if place.slot is None else f"[{place.slot}]"
             self.add(key, Box((name + number,), "output"), value)
             self.edge(place, key)
