@@ -509,7 +509,7 @@ def test_tensors_without_a_graph_and_things_that_are_no_tensors():
     x = mg.Tensor([1, 2], dtype="int64")
     assert lines(draw(x)) == {"constant": ("(2,) int64", "= [1, 2]")}
     assert lines(draw(leaf(1.5, "w"))) == {"w": ("()", "= 1.5", "∂ 1")}
-    with pytest.raises(TypeError, match="draw takes tensors, not float"):
+    with pytest.raises(TypeError, match="a tensor, a function or a graph, not float"):
         draw(1.0)
     with pytest.raises(ValueError, match="write limit=1"):
         draw(x, limit=0)

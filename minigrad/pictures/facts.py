@@ -31,7 +31,7 @@ def backward(y: Tensor) -> list[Arrived]:
     sweep = Sweep(y.node.backend, record=False, free=False)
     start = seed(y, None, "draw").detach()
     found: list[Arrived] = []
-    with in_mode(sweep.inside):
+    with in_mode(sweep.inside), np.errstate(all="ignore"):
         sweep.add(y.node, y.index, start if sweep.as_tensors else bare(start))
         for node in order:
             sent: list[tuple[Node, Any]] = []
@@ -56,7 +56,8 @@ def told(arrived: Sequence[Arrived], names: Mapping[Node, str]) -> list[str]:
 def _norm(node: Node, g: Any) -> float:
     parts = g if isinstance(g, list) else [g]
     hosts = [p.numpy() if isinstance(p, Tensor) else node.backend.to_numpy(p) for p in parts]
-    return float(np.sqrt(sum(float((np.asarray(p, "float64") ** 2).sum()) for p in hosts)))
+    with np.errstate(over="ignore"):  # infinite is what it is then
+        return float(np.sqrt(sum(float((np.asarray(p, "float64") ** 2).sum()) for p in hosts)))
 
 
 def spread(numbers: Sequence[float]) -> str:
@@ -112,7 +113,7 @@ def _run(graph: Graph, inputs: Sequence[Tensor]) -> tuple[list[Made], list[Tenso
     for value, x in zip(graph.inputs, inputs, strict=True):
         known[value] = Tensor(x, requires_grad=x.dtype.kind == "f", backend=x.backend)
         made.append((value, None, [known[value]]))
-    with at_choke_points(recording=True):
+    with at_choke_points(recording=True), np.errstate(all="ignore"):
         for (step, t), same in zip(_in_order(graph.steps, None), flat.steps, strict=True):
             if not isinstance(same, Instruction):
                 raise TypeError("a loop in a flat graph")
