@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad.pictures import draw
-from minigrad.pictures.layout import Layout, layout
 from minigrad.pictures.compound import Edge
+from minigrad.pictures.layout import Layout, layout
 from minigrad.pictures.svg import Box, Picture
 
 ROOT = Path(__file__).resolve().parent.parent
