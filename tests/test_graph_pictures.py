@@ -374,6 +374,16 @@ def test_names_are_those_of_variables_and_of_state_dict_paths():
     assert {"c = add", "h = multiply"} <= {box.lines[0] for box in picture.boxes.values()}
 
 
+def test_buffers_have_names_and_what_comes_from_elided_steps_says_what_it_is():
+    cell = rnn.ClockworkCell(D, H, (1, 2), **F8)
+    picture = draw(lambda xs: rnn.unroll(cell, xs), inputs(), view="unfolded")
+    tensors = {box.lines[0] for box in picture.boxes.values() if box.kind == "parameter"}
+    assert tensors == {f"cell.{name}" for name in cell.state_dict()}
+    more = [key for key, box in picture.boxes.items() if box.kind == "more"]
+    said = {e.label for e in picture.edges if e.source in more and e.kind == "step"}
+    assert said == {"h[18]", "t[18]"}
+
+
 def test_drawing_a_function_leaves_everything_as_it_was():
     cell = rnn.RNNCell(D, H, **F8)
     cell.Wx.grad = None

@@ -108,10 +108,14 @@ class _Watcher:
         elif isinstance(x, Tensor):
             self.held.setdefault(id(x), x.name or name)
         elif isinstance(x, Module):
-            found = [*x.named_modules(), *x.named_parameters()]
-            for path, one in found:
-                known = self.paths if isinstance(one, Module) else self.held
-                known.setdefault(id(one), ".".join(filter(None, (name, path))))
+            for path, module in x.named_modules():
+                before = ".".join(filter(None, (name, path)))
+                self.paths.setdefault(id(module), before)
+                for own, tensor in vars(module).items():  # buffers among them
+                    if isinstance(tensor, Tensor):
+                        self.held.setdefault(id(tensor), ".".join(filter(None, (before, own))))
+            for path, tensor in x.named_parameters():
+                self.held.setdefault(id(tensor), ".".join(filter(None, (name, path))))
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         if event not in ("call", "return"):

@@ -340,7 +340,9 @@ class _Builder:
         for source in dict.fromkeys(self.places[x].key for x in free if x not in items):
             self.edge(Place(source), key)
         results = [*(c.result for c in loop.carries), *(c.result for c in loop.collected)]
-        return {x: Place(key) for x in results}
+        last = f"[{loop.trips - 2}]"
+        names = {x: x.name or "" if isinstance(x, Value) else "" for x in results}
+        return {x: Place(key, name=name + last if name else "") for x, name in names.items()}
 
 
 def calls_of_step(step: Step) -> tuple[Call, ...]:
