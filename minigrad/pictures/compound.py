@@ -113,43 +113,37 @@ def arrange(
 
     Raises ValueError where boxes or groups form a cycle.
     """
-    frame = _Arranger(sizes, home, edges, groups, titles, spread, up).frame(None)
+    frame = _Arranger(dict(sizes), dict(home), edges, groups, titles, spread, up).frame(None)
     return frame.turned() if up else frame
 
 
+@dataclass
 class _Arranger:
-    def __init__(
-        self,
-        sizes: Mapping[Hashable, Size],
-        home: Mapping[Hashable, Hashable],
-        edges: Sequence[Edge],
-        groups: Mapping[Hashable, Group],
-        titles: Mapping[Hashable, float],
-        spread: Mapping[Hashable, float],
-        up: bool,
-    ) -> None:
-        self.sizes, self.home, self.groups, self.titles = dict(sizes), dict(home), groups, titles
-        self.spread, self.up = spread, up
+    sizes: dict[Hashable, Size]
+    home: dict[Hashable, Hashable]
+    given: Sequence[Edge]
+    groups: Mapping[Hashable, Group]
+    titles: Mapping[Hashable, float]
+    spread: Mapping[Hashable, float]
+    up: bool
+
+    def __post_init__(self) -> None:
         self.sides: dict[Hashable, int] = {}
         self.leaning: dict[Hashable, tuple[Hashable, int]] = {}  # to which side of which loop
         self.alias: dict[Hashable, Hashable] = {}  # of a place at a side: whose value passes there
         self.links: dict[Hashable, list[Edge]] = {}  # by frame: between two places at sides
-        self.edges: list[Edge] = []
-        for edge in edges:
+        self.edges = [edge for edge in self.given if not edge.kind]
+        for edge in self.given:
             if edge.kind in ("back", "step"):
                 self.around(edge)
-            elif not edge.kind:
-                self.edges.append(edge)
         self.ins: dict[Hashable, dict[Hashable, None]] = {}
         self.outs: dict[Hashable, dict[Hashable, None]] = {}
         for edge in self.edges:
             above, below = self.chain(self.home[edge.source]), self.chain(self.home[edge.target])
-            for group in above:
-                if group not in below:
-                    self.outs.setdefault(group, {})[edge.source] = None
-            for group in below:
-                if group not in above:
-                    self.ins.setdefault(group, {})[edge.source] = None
+            for inside, outside, found in ((above, below, self.outs), (below, above, self.ins)):
+                for group in inside:
+                    if group not in outside:
+                        found.setdefault(group, {})[edge.source] = None
 
     def chain(self, group: Hashable) -> list[Hashable]:
         """The group and those around it."""
