@@ -1,8 +1,9 @@
 """Pictures of graphs as SVG, with a layout of their own: no binary, no network, no dependency."""
 
 from minigrad.pictures.arrows import Arrow, Spot
+from minigrad.pictures.compound import Edge, Group
 from minigrad.pictures.diagram import Diagram, Panel
-from minigrad.pictures.recorded import draw
-from minigrad.pictures.svg import Box, Edge, Picture
+from minigrad.pictures.drawing import draw
+from minigrad.pictures.svg import Box, Picture
 
-__all__ = ["Arrow", "Box", "Diagram", "Edge", "Panel", "Picture", "Spot", "draw"]
+__all__ = ["Arrow", "Box", "Diagram", "Edge", "Group", "Panel", "Picture", "Spot", "draw"]

@@ -1,14 +1,21 @@
-"""The recorded graph of a tensor as a picture: `draw`."""
+"""The recorded graph of a tensor as a picture, and as a graph that can be folded."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minigrad.autodiff import no_grad, pullback
-from minigrad.pictures.svg import Box, Edge, Picture
+from minigrad.graph import Graph, Instruction, Value
+from minigrad.graph.ir import Operand, Step
+from minigrad.pictures.compound import Edge
+from minigrad.pictures.facts import Arrived, backward, spread, told
+from minigrad.pictures.svg import Box, Picture
+from minigrad.spec import Spec
+from minigrad.sweep import reached
 from minigrad.tensor import FREED, Node, Tensor, make
 
 SMALL = 4  # elements of which a box shows the values
@@ -18,43 +25,31 @@ COUNTED = 1000  # hidden nodes are counted no further
 
 NUMBERS = (bool, int, float)
 
-Value = tuple[Node, int]  # an output of a node
+Output = tuple[Node, int]  # an output of a node
 
 
-def draw(
-    y: Tensor,
-    *tensors: Tensor,
-    values: bool = True,
-    gradients: bool = True,
-    limit: int = 400,
-    direction: str = "down",
+def recorded(
+    y: Tensor, tensors: Sequence[Tensor], values: bool, gradients: bool, limit: int, direction: str
 ) -> Picture:
-    """The graph that computed `y`: a box for each leaf, constant and op, with arrows between.
-
-    values: show those of tensors of up to 4 elements. A graph keeps only what its rules need, and
-    `backward` frees that, so some are unknown; hand over `tensors` to see theirs, and their names.
-    gradients: `grad` is what a leaf's `.grad` holds (of a large one the norm); where nothing was
-    freed yet, no hook waits and y is one number, `∂` is the derivative of y by the box.
-    limit: only so many nodes are drawn, those nearest to y; "… n more" stands for the others.
-
-    In a notebook a picture shows itself; `.svg` is its text and `.save("graph.svg")` writes it.
-    Raises TypeError if `y` or one of `tensors` is no Tensor, ValueError for a limit below 1.
-    """
-    for tensor in (y, *tensors):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"draw takes tensors, not {type(tensor).__name__}")
-    if limit < 1:
-        raise ValueError(f"limit is {limit}; at least the node of y itself is drawn: write limit=1")
+    """A box for each leaf, constant and op of y's recorded graph, with arrows between."""
     if y.node is None:
-        return Picture({0: Box(_lines(y.name or "constant", y, values), "constant")}, [])
+        return Picture(
+            {0: Box(_lines(y.name or "constant", y, values), "constant")}, [], direction=direction
+        )
     nodes, complete = _nearest(y.node, limit)
     facts = _Facts(nodes, [y, *tensors])
+    arrived: list[Arrived] = []
     if gradients and complete:
         facts.differentiate(y, nodes)
+        arrived = backward(y)
+    norms = {node: norm for node, norm, _ in arrived}
     boxes: dict[Hashable, Box] = {}
     edges: list[Edge] = []
     for node in nodes:
-        boxes[node.id] = _box(node, y, facts, values=values, gradients=gradients)
+        box = _box(node, y, facts, values=values, gradients=gradients)
+        more = [f"values {spread(facts.ranges[node])}"] if values and node in facts.ranges else []
+        more += [f"gradient norm {norms[node]:.4g}"] if node in norms else []
+        boxes[node.id] = replace(box, tip=" · ".join([*box.lines, *more]))
         hidden = []
         for i, parent in enumerate(node.parents):
             if parent is None:
@@ -69,9 +64,51 @@ def draw(
         if hidden:
             boxes["more", node.id] = Box((f"… {_count(hidden, facts.drawn)} more",), "more")
             edges.append(Edge(("more", node.id), node.id))
+    names = {node: boxes[node.id].lines[0] for node in nodes}
+    steps = list(zip((node.id for node, *_ in arrived), told(arrived, names), strict=True))
     what = "leaf" if y.node.op is None else y.node.op.name
     title = f"graph of {y.name or what}" + ("" if complete else f", the {limit} nearest nodes")
-    return Picture(boxes, edges, title=title, direction=direction)
+    return Picture(boxes, edges, title=title, direction=direction, steps=steps)
+
+
+def graph_of(y: Tensor, tensors: Sequence[Tensor]) -> Graph:
+    """What y's recorded graph computes, as a graph: leaves are inputs; what was not kept of a
+    constant operand is 0 in it.
+    """
+    if y.node is None:
+        raise ValueError(f"this {y.shape} tensor has no recorded graph to fold; draw it as it is")
+    nodes = list(reversed(reached([y.node])))
+    facts = _Facts(nodes, [y, *tensors])
+    known: dict[Value | Hashable, Value] = {}
+    steps: list[Step] = []
+
+    def operand(node: Node, i: int) -> Operand:
+        parent = node.parents[i]
+        if parent is not None:
+            return known[parent, node.slots[i]]
+        saved, key = facts.constants.get((node.id, i)), facts.constant(node, i)
+        if isinstance(saved, NUMBERS):
+            return saved
+        if key not in known:
+            if saved is None:
+                saved = node.backend.xp.zeros(facts.shapes.get((node.id, i), ()), node.dtype)
+            kept = make(saved, node.backend)
+            known[key] = Value(Spec(tuple(kept.shape), kept.dtype), facts.names.get(key), kept)
+        return known[key]
+
+    inputs = []
+    for node in nodes:
+        several = node.op is not None and node.op.outputs
+        shapes = node.shape if several else [node.shape]
+        name = None if several else getattr(node, "name", None)
+        made = [Value(Spec(tuple(shape), node.dtype), name) for shape in shapes]
+        if node.op is None:
+            inputs += made
+        else:
+            operands = tuple(operand(node, i) for i in range(len(node.parents)))
+            steps.append(Instruction(node.op, operands, node.static, tuple(made)))
+        known.update({(node, i): value for i, value in enumerate(made)})
+    return Graph(tuple(inputs), tuple(steps), (known[y.node, y.index],))
 
 
 def _nearest(root: Node, limit: int) -> tuple[list[Node], bool]:
@@ -113,9 +150,10 @@ class _Facts:
         self.drawn = set(nodes)
         self.constants: dict[tuple[int, int], Any] = {}  # (node id, operand) -> array or number
         self.shapes: dict[tuple[int, int], tuple[int, ...]] = {}
-        self.values: dict[Value, np.ndarray] = {}
+        self.values: dict[Output, np.ndarray] = {}
+        self.ranges: dict[Node, list[float]] = {}
         self.names: dict[Hashable, str] = {}  # by the key of a constant's box
-        self.derivatives: dict[Value, np.ndarray] = {}
+        self.derivatives: dict[Output, np.ndarray] = {}
         for node in nodes:
             for (kind, place), saved in _saved(node):
                 if kind == "y":
@@ -132,7 +170,9 @@ class _Facts:
             elif tensor.size <= SMALL:
                 self.values.setdefault((tensor.node, tensor.index), tensor.numpy())
 
-    def _keep(self, value: Value, array: Any) -> None:
+    def _keep(self, value: Output, array: Any) -> None:
+        if array.size and value[0] not in self.ranges:
+            self.ranges[value[0]] = [float(array.min()), float(array.max())]
         if array.size <= SMALL:  # a large one would be a copy for nothing, if it is on a device
             self.values[value] = _host(value[0], array)
 
@@ -169,7 +209,7 @@ class _Facts:
         """The derivative of y by every value drawn, if finding it changes nothing."""
         if y.shape or any(node.hooks or node.saved is FREED for node in nodes):
             return
-        places: list[Value] = []
+        places: list[Output] = []
         handles = []
         for node in nodes:
             shapes = node.shape if node.op is not None and node.op.outputs else [node.shape]

@@ -7,14 +7,16 @@ not see colours, lose nothing. The tints are those of M. Okabe and K. Ito.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from minigrad.pictures.layout import Layout, Point, layout
+from minigrad.pictures.compound import PAD, SQUARE, Edge, Frame, Group, Line, arrange
+from minigrad.pictures.layout import Point
 
 FONT = "ui-monospace, 'DejaVu Sans Mono', Menlo, Consolas, 'Liberation Mono', monospace"
 TITLE, TEXT, NOTE = 13.0, 11.0, 9.0  # font sizes in px
@@ -30,45 +32,89 @@ KINDS = {
     "constant": ("#ffffff", "#666666", 1.0, "5 3", 3.0),
     "op": ("#f6f4ee", "#3d3d3d", 1.0, "", 12.0),
     "output": ("#fdebc8", "#8a5a00", 2.6, "", 12.0),
+    "input": ("#ffffff", "#0072b2", 2.0, "", 10.0),
+    "module": ("#f1ecf7", "#6b4c93", 1.6, "", 6.0),
     "more": ("#ffffff", "#666666", 1.0, "1 3", 12.0),
+    "delay": ("#111111", "#111111", 1.0, "", 0.0),
 }
+FRAMES = {
+    "module": ("#f1ecf7", "#6b4c93", 1.0, "6 2", 6.0),
+    "loop": ("#eaf4ee", "#007a55", 2.2, "", 8.0),
+    "steps": ("#eaf4ee", "#007a55", 2.2, "", 8.0),
+    "step": ("#ffffff", "#7a7a7a", 0.8, "2 2", 4.0),
+}
+LINES = '<g fill="none" stroke="#5a5a5a" stroke-width="1.3">'
+Ids = Mapping[Hashable, str] | None
+FLOW = {"down": (0.0, 1.0), "up": (0.0, -1.0), "right": (1.0, 0.0)}
 
 
 @dataclass(frozen=True)
 class Box:
-    """Lines of text, the first one bold, in an outline by kind; `tip` is the tooltip."""
+    """Lines of text, the first one bold, in an outline by kind, within the frame of a group.
+
+    tip: the tooltip. wire: what is written where its line begins. A box of kind "delay" is a black
+    square, with its text beside it.
+    """
 
     lines: tuple[str, ...]
     kind: str = "op"
     tip: str = ""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """An arrow between two boxes, with a short label beside its head."""
-
-    source: Hashable
-    target: Hashable
-    label: str = ""
+    group: Hashable = None
+    wire: str = ""
 
 
 class Picture:
-    """A laid-out drawing: `.svg` is its text; notebooks show it; `.save(path)` writes it."""
+    """A laid-out drawing: `.svg` is its text; notebooks show it; `.save(path)` writes it.
+
+    `.dot` is the same graph for Graphviz, `.html` a page of its own: to zoom and pan, to open and
+    close groups, and to step backward where `steps` say (box, text) by text what happens.
+    """
 
     def __init__(
         self,
         boxes: Mapping[Hashable, Box],
         edges: Sequence[Edge],
         *,
+        groups: Mapping[Hashable, Group] | None = None,
         title: str = "graph",
         direction: str = "down",
+        steps: Sequence[tuple[Hashable, str]] = (),
     ) -> None:
-        self.boxes = dict(boxes)
-        self.edges = list(edges)
+        self.boxes, self.edges, self.groups = dict(boxes), list(edges), dict(groups or {})
+        self.title, self.direction, self.steps = title, direction, list(steps)
+        if direction not in ("down", "up", "right") or (direction == "right" and self.groups):
+            more = "" if self.groups else ' or "right"'
+            raise ValueError(f'direction is {direction!r}; write "down", "up"{more}')
         self.sizes = _sizes(self.boxes, self.edges, direction)
-        pairs = [(edge.source, edge.target) for edge in self.edges]
-        self.layout: Layout[Hashable] = layout(self.sizes, pairs, direction=direction)
-        self.svg = _document(self, title)
+        titles = {key: text_width(group.title, TEXT) for key, group in self.groups.items()}
+        home = {key: box.group for key, box in self.boxes.items()}
+        sizes = self.sizes
+        if direction == "right":
+            sizes = {key: (h, w) for key, (w, h) in sizes.items()}
+        spread = _spread(self.edges) if direction != "right" else {}
+        up = direction == "up"
+        self.frame = arrange(sizes, home, self.edges, self.groups, titles, spread, up)
+
+    @property
+    def crossings(self) -> int:
+        """How often lines of two values cross."""
+        return self.frame.all_crossings()
+
+    @property
+    def svg(self) -> str:
+        return document(self)
+
+    @property
+    def html(self) -> str:
+        from minigrad.pictures.page import page
+
+        return page(self)
+
+    @property
+    def dot(self) -> str:
+        from minigrad.pictures.dot import text
+
+        return text(self)
 
     def _repr_svg_(self) -> str:
         return self.svg
@@ -78,11 +124,15 @@ class Picture:
         return f"<Picture: {counts}; .save('name.svg') writes it, a notebook shows it>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture to `path`, whose name must end in .svg (ValueError otherwise)."""
+        """Write the picture to `path`; .svg, .html or .dot at its end says as what."""
         target = Path(path)
-        if target.suffix.lower() != ".svg":
-            raise ValueError(f"a picture is saved as .svg; {target.name!r} ends in something else")
-        target.write_text(self.svg, encoding="utf-8", newline="\n")
+        kind = target.suffix.lower()
+        if kind not in (".svg", ".html", ".dot"):
+            raise ValueError(
+                f"a picture is saved as .svg, .html or .dot; {target.name!r} ends in something else"
+            )
+        text: str = getattr(self, kind[1:])
+        target.write_text(text, encoding="utf-8", newline="\n")
 
 
 def printable(text: str) -> str:
@@ -114,20 +164,42 @@ def _sizes(
 ) -> dict[Hashable, tuple[float, float]]:
     arriving = dict.fromkeys(boxes, 0)
     for edge in edges:
-        if edge.target in arriving:
+        if edge.target in arriving and edge.kind != "tag":
             arriving[edge.target] += 1
     sizes: dict[Hashable, tuple[float, float]] = {}
+    spread = _spread(edges)
     for key, box in boxes.items():
         shown = _shown(box.lines)
+        if box.kind == "delay":  # its text stands to either side
+            beside = max((text_width(line, TEXT) for line, _ in shown), default=0)
+            sizes[key] = (SQUARE + 2 * beside + 8, SQUARE)
+            continue
         width = max((text_width(line, size) for line, size in shown), default=0) + 2 * PADDING_X
         height = sum(size * LEADING for _, size in shown) + 2 * PADDING_Y
+        width = max(width, 2 * text_width(box.wire, NOTE) + 12)
         room = min(12.0 * (arriving[key] + 1), 420.0)  # for the arrow heads
         if direction == "right":
             height = max(height, room)
+        elif key in spread:
+            last = max(text_width(edge.label, NOTE) for edge in edges if edge.target == key)
+            width = max(width, spread[key] * (arriving[key] - 1) + 2 * last + ARROW + 6)
         else:
             width = max(width, room)
         sizes[key] = (round(width, 1), round(height, 1))
     return sizes
+
+
+def _spread(edges: Sequence[Edge]) -> dict[Hashable, float]:
+    """How far apart several arrows arrive at a box, so that the labels beside them have room."""
+    labels: dict[Hashable, list[str]] = {}
+    for edge in edges:
+        if edge.kind != "tag":
+            labels.setdefault(edge.target, []).append(edge.label)
+    return {
+        key: max(18.0, max(text_width(label, NOTE) for label in found) + ARROW + 4)
+        for key, found in labels.items()
+        if any(found) and len(found) > 1
+    }
 
 
 def _n(value: float) -> str:
@@ -136,36 +208,22 @@ def _n(value: float) -> str:
     return "0" if text == "-0" else text
 
 
-def _document(picture: Picture, title: str) -> str:
-    placed = picture.layout
-    width, height = placed.width + 2 * MARGIN, placed.height + 2 * MARGIN
+def document(picture: Picture, ids: Ids = None) -> str:
+    """The picture as an SVG text, with ids only where a page asks for them."""
+    root = picture.frame
+    width, height = root.width, root.height
+    if picture.direction == "right":
+        width, height = height, width
+    width, height = width + 2 * MARGIN, height + 2 * MARGIN
     size = f'width="{_n(width)}" height="{_n(height)}" viewBox="0 0 {_n(width)} {_n(height)}"'
-    name = escape(printable(title))
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" '
-            f"aria-label={quoteattr(printable(title))}>",
-            f"<title>{name}</title>",
+            f"aria-label={quoteattr(printable(picture.title))}>",
+            f"<title>{escape(printable(picture.title))}</title>",
             f'<rect width="{_n(width)}" height="{_n(height)}" fill="#ffffff"/>',
             f'<g transform="translate({_n(MARGIN)} {_n(MARGIN)})" font-family="{FONT}">',
-            '<g fill="none" stroke="#5a5a5a" stroke-width="1.3">',
-            *dict.fromkeys(_curve(route, placed.direction) for route in placed.routes),
-            "</g>",
-            '<g fill="#5a5a5a">',
-            *(_head(route, placed.direction) for route in placed.routes),
-            "</g>",
-            f'<g font-size="{_n(NOTE)}" fill="#444444" stroke="#ffffff" stroke-width="2.5" '
-            'paint-order="stroke">',
-            *(
-                _label(route, edge.label, placed.direction)
-                for route, edge in zip(placed.routes, picture.edges)
-                if edge.label
-            ),
-            "</g>",
-            *(
-                _box(box, placed.positions[key], picture.sizes[key])
-                for key, box in picture.boxes.items()
-            ),
+            *_inside(picture, root, ids),
             "</g>",
             "</svg>",
             "",
@@ -173,53 +231,146 @@ def _document(picture: Picture, title: str) -> str:
     )
 
 
-def _curve(route: Sequence[Point], direction: str) -> str:
+def _inside(picture: Picture, frame: Frame, ids: Ids) -> list[str]:
+    """Lines below boxes below frames; in a page all know whose they are, to move with it."""
+    turned = picture.direction == "right"
+    lines = [_turned(line) for line in frame.lines] if turned else frame.lines
+    over = any(picture.groups[key].kind == "step" for key in frame.frames)  # lines over frames
+    marks = [f' data-line="{i}"' if ids else "" for i in range(len(lines))]
+    marked = list(zip(lines, marks, strict=True))
+    strokes = [path(x, picture.direction, mark) for x, mark in marked if not (over and x.square)]
+    parts = [LINES, *(strokes if ids else dict.fromkeys(strokes)), "</g>", '<g fill="#5a5a5a">']
+    parts += [_head(line, picture.direction, mark) for line, mark in marked if line.head]
+    parts += ["</g>", f'<g font-size="{_n(NOTE)}" fill="#444444" stroke="#ffffff" '
+              'stroke-width="2.5" paint-order="stroke">']  # fmt: skip
+    parts += [
+        _label(line, picture.direction, mark.replace("line", "end"))
+        for line, mark in marked
+        if line.label
+    ]
+    first = {line.start: (line, mark) for line, mark in reversed(marked)}
+    for key, (line, mark) in first.items():
+        if key in picture.boxes and picture.boxes[key].wire:
+            text = picture.boxes[key].wire
+            parts.append(_wire(text, line, picture.direction, mark.replace("line", "start")))
+    parts.append("</g>")
+    for key, (x, y) in frame.boxes.items():
+        if key in picture.boxes:
+            at, inwards = (y, x) if turned else (x, y), 1 if x < frame.width / 2 else -1
+            mark = f' id="{ids[key]}"' if ids else ""
+            parts.append(_box(picture.boxes[key], at, picture.sizes[key], inwards, mark))
+    for key, (inner, (x, y)) in frame.frames.items():
+        at = (x - inner.width / 2, y - inner.height / 2)
+        parts += _frame(picture, key, inner, at, ids)
+    if over:
+        parts += [LINES, *(path(x, picture.direction, m) for x, m in marked if x.square), "</g>"]
+    return parts
+
+
+def _turned(line: Line) -> Line:
+    return replace(line, points=tuple((y, x) for x, y in line.points))
+
+
+def _frame(picture: Picture, key: Hashable, frame: Frame, at: Point, ids: Ids) -> list[str]:
+    group = picture.groups[key]
+    fill, outline, weight, dashes, radius = FRAMES[group.kind]
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    taken = [x for _, x in (frame.outputs if picture.direction == "up" else frame.inputs)]
+    wide = text_width(group.title, TEXT)
+    places = [PAD, frame.width - PAD - wide, *(x + 6 for x in sorted(taken))]
+    free = [x for x in places if x + wide < frame.width
+            and not any(x - 4 < port < x + wide + 4 for port in taken)]  # fmt: skip
+    start = free[0] if free else PAD  # between the lines, where there is room
+    mark = f' id="{ids["frame", key]}"' if ids else ""
+    return [
+        f'<g transform="translate({_n(at[0])} {_n(at[1])})"{mark}>',
+        f'<rect width="{_n(frame.width)}" height="{_n(frame.height)}" rx="{_n(radius)}" '
+        f'fill="{fill}" stroke="{outline}" stroke-width="{_n(weight)}"{dashed}/>',
+        *_inside(picture, frame, ids),
+        f'<text x="{_n(start)}" y="15" font-size="{_n(TEXT)}" fill="{outline}" stroke="{fill}" '
+        f'stroke-width="3" paint-order="stroke">{escape(printable(group.title))}</text>',
+        "</g>",
+    ]
+
+
+def _wire(text: str, line: Line, direction: str, mark: str) -> str:
+    """What is written where the lines of a box begin, away from where the first one turns."""
+    (x, y), *rest = line.points
+    y += -4 if direction == "up" else NOTE + 1
+    left = next((after > x for after, _ in rest if after != x), False)
+    at = f'{_n(x - 4)}" text-anchor="end' if left else _n(x + 4)
+    return f'<text x="{at}" y="{_n(y)}"{mark}>{escape(printable(text))}</text>'
+
+
+def path(line: Line, direction: str, mark: str = "") -> str:
     """Straight lines inside the layers, S-curves between them.
 
     All curves between two layers go down by the same function, so two of them cross once if their
     ends change sides and never otherwise, exactly as the straight routes do.
     """
-    turned = direction == "right"
-    x, y = route[-1]
-    points = [*route[:-1], (x - ARROW + 1, y) if turned else (x, y - ARROW + 1)]
+    points = list(line.points)
+    if line.head:
+        (x0, y0), (x, y) = points[-2:]
+        along = (x - x0, 0.0) if line.square else FLOW[direction]
+        dx, dy = (math.copysign(ARROW - 1, d) if d else 0.0 for d in along)
+        points[-1] = (x - dx, y - dy)
     parts = [f"M{_n(points[0][0])} {_n(points[0][1])}"]
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         end = f"{_n(x1)} {_n(y1)}"
-        if turned and y0 != y1:
+        if line.square or x0 == x1 or y0 == y1:
+            parts.append(f"L{end}")
+        elif direction == "right":
             half = _n((x0 + x1) / 2)
             parts.append(f"C{half} {_n(y0)} {half} {_n(y1)} {end}")
-        elif not turned and x0 != x1:
+        else:
             half = _n((y0 + y1) / 2)
             parts.append(f"C{_n(x0)} {half} {_n(x1)} {half} {end}")
-        else:
-            parts.append(f"L{end}")
-    return f'<path d="{"".join(parts)}"/>'
+    return f'<path d="{"".join(parts)}"{mark}/>'
 
 
-def _head(route: Sequence[Point], direction: str) -> str:
-    x, y = route[-1]
+def _head(line: Line, direction: str, mark: str) -> str:
+    (x0, _), (x, y) = line.points[-2:]
+    dx, dy = (math.copysign(1.0, x - x0), 0.0) if line.square else FLOW[direction]
+    back = (x - ARROW * dx, y - ARROW * dy)
+    corners = [(x, y)] + [
+        (back[0] + side * dy * ARROW / 2, back[1] + side * dx * ARROW / 2) for side in (-1, 1)
+    ]
+    return f'<path d="M{"L".join(f"{_n(a)} {_n(b)}" for a, b in corners)}z"{mark}/>'
+
+
+def _label(line: Line, direction: str, mark: str) -> str:
+    x, y = line.points[-1]
     if direction == "right":
-        corners = [(x, y), (x - ARROW, y - ARROW / 2), (x - ARROW, y + ARROW / 2)]
+        x, y = x - ARROW - 9, y - 3
     else:
-        corners = [(x, y), (x - ARROW / 2, y - ARROW), (x + ARROW / 2, y - ARROW)]
-    return f'<path d="M{"L".join(f"{_n(a)} {_n(b)}" for a, b in corners)}z"/>'
+        x, y = x + ARROW / 2 + 1, y + (NOTE if direction == "up" else -3)
+    return f'<text x="{_n(x)}" y="{_n(y)}"{mark}>{escape(printable(line.label))}</text>'
 
 
-def _label(route: Sequence[Point], label: str, direction: str) -> str:
-    x, y = route[-1]
-    x, y = (x - ARROW - 9, y - 3) if direction == "right" else (x + ARROW / 2 + 1, y - 3)
-    return f'<text x="{_n(x)}" y="{_n(y)}">{escape(printable(label))}</text>'
+def _square(box: Box, centre: Point, inwards: int) -> list[str]:
+    (x, y), half = centre, SQUARE / 2
+    text = escape(printable(box.lines[0])) if box.lines else ""
+    return [
+        f'<rect x="{_n(x - half)}" y="{_n(y - half)}" width="{_n(SQUARE)}" '
+        f'height="{_n(SQUARE)}" fill="#111111"/>',
+        f'<text x="{_n(x + inwards * (half + 4))}" y="{_n(y + 4)}" font-size="{_n(TEXT)}" '
+        f'text-anchor="{"start" if inwards > 0 else "end"}" '
+        f'fill="#111111" stroke="#ffffff" stroke-width="2.5" paint-order="stroke">{text}</text>',
+    ]
 
 
-def _box(box: Box, centre: Point, size: tuple[float, float]) -> str:
+def _box(box: Box, centre: Point, size: tuple[float, float], inwards: int, mark: str) -> str:
     fill, outline, weight, dashes, radius = KINDS[box.kind]
     (x, y), (width, height) = centre, size
     dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
     shown = _shown(box.lines)
     baseline = y - sum(s * LEADING for _, s in shown) / 2
+    title = f"<title>{escape(printable(box.tip or ' · '.join(box.lines)))}</title>"
+    if box.kind == "delay":
+        return "\n".join([f"<g{mark}>", title, *_square(box, centre, inwards), "</g>"])
     parts = [
-        "<g>",
-        f"<title>{escape(printable(box.tip or ' · '.join(box.lines)))}</title>",
+        f"<g{mark}>",
+        title,
         f'<rect x="{_n(x - width / 2)}" y="{_n(y - height / 2)}" width="{_n(width)}" '
         f'height="{_n(height)}" rx="{_n(radius)}" fill="{fill}" stroke="{outline}" '
         f'stroke-width="{_n(weight)}"{dashed}/>',
