@@ -148,7 +148,7 @@ def test_the_wheel_carries_every_source_file(built: SimpleNamespace) -> None:
                 expected.add((Path(inside) / path.relative_to(ROOT / folder)).as_posix())
     shipped = {name for name in built.names if ".dist-info/" not in name}
     assert shipped == expected
-    assert {"minigrad/py.typed", "minigrad_rnn/py.typed"} <= shipped
+    assert {"minigrad/py.typed", "minigrad_rnn/py.typed", "minigrad/pictures/page.js"} <= shipped
     assert {name.split("/")[0] for name in shipped} == {
         "minigrad",
         "minigrad_rnn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
@@ -24,7 +25,7 @@ from minigrad.pictures.arrows import (
     parts,
     routes,
 )
-from minigrad.pictures.svg import MARGIN, Picture, printable, text_width
+from minigrad.pictures.svg import MARGIN, Drawing, printable, text_width
 
 SERIF = "'STIX Two Text', 'Latin Modern Roman', 'Times New Roman', 'DejaVu Serif', serif"
 GAP, LINE, NARROWEST = 44.0, 17.0, 420.0  # px between panels, of a line of text, of a caption
@@ -54,10 +55,10 @@ class Panel:
     title: str = ""
 
 
-class Diagram(Picture):
+class Diagram(Drawing):
     """Panels side by side, or one below the other; joint: a word on an arrow between them.
 
-    `.svg`, notebooks and `.save(path)` as of every Picture. In the SVG a panel is a group with
+    `.svg`, notebooks and `.save(path)` as of every Drawing. In the SVG a panel is a group with
     data-panel, a spot one with data-spot, an arrow one with data-source, data-target, data-label
     and data-delay.
     """
@@ -73,7 +74,10 @@ class Diagram(Picture):
     ) -> None:
         self.panels, self.title, self.caption = list(panels), title, caption
         self.joint, self.stacked = joint, stacked
-        self.svg = _document(self)
+
+    @functools.cached_property
+    def svg(self) -> str:
+        return _document(self)
 
     def __repr__(self) -> str:
         spots, arrows = (sum(len(getattr(p, s)) for p in self.panels) for s in ("spots", "arrows"))

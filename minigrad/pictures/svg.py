@@ -63,12 +63,42 @@ class Box:
     wire: str = ""
 
 
-class Picture:
-    """A laid-out drawing: `.svg` is its text; notebooks show it; `.save(path)` writes it.
+class Drawing:
+    """What can be looked at: `.svg` is its text; notebooks show it; `.save(path)` writes it."""
+
+    formats: tuple[str, ...] = ("svg",)  # as what it can be saved: a property each
+
+    @property
+    def svg(self) -> str:
+        raise NotImplementedError
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the drawing to `path`; the end of its name, such as .svg, says as what.
+
+        Raises ValueError for an end that is none of `formats`.
+        """
+        target = Path(path)
+        kind = target.suffix.lower()[1:]
+        if kind not in self.formats:
+            ends = " or ".join(f".{name}" for name in self.formats)
+            raise ValueError(
+                f"a picture is saved as {ends}; {target.name!r} ends in something else"
+            )
+        text: str = getattr(self, kind)
+        target.write_text(text, encoding="utf-8", newline="\n")
+
+
+class Picture(Drawing):
+    """A drawing laid out by itself, of boxes and the lines between them.
 
     `.dot` is the same graph for Graphviz, `.html` a page of its own: to zoom and pan, to open and
     close groups, and to step backward where `steps` say (box, text) by text what happens.
     """
+
+    formats = ("svg", "html", "dot")
 
     def __init__(
         self,
@@ -116,23 +146,9 @@ class Picture:
 
         return text(self)
 
-    def _repr_svg_(self) -> str:
-        return self.svg
-
     def __repr__(self) -> str:
         counts = f"{len(self.boxes)} boxes, {len(self.edges)} edges"
         return f"<Picture: {counts}; .save('name.svg') writes it, a notebook shows it>"
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture to `path`; .svg, .html or .dot at its end says as what."""
-        target = Path(path)
-        kind = target.suffix.lower()
-        if kind not in (".svg", ".html", ".dot"):
-            raise ValueError(
-                f"a picture is saved as .svg, .html or .dot; {target.name!r} ends in something else"
-            )
-        text: str = getattr(self, kind[1:])
-        target.write_text(text, encoding="utf-8", newline="\n")
 
 
 def printable(text: str) -> str:
