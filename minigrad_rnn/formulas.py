@@ -10,9 +10,9 @@ WORDS = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "lambda": "λ",
     "mu": "μ", "pi": "π", "tau": "τ", "phi": "φ", "top": "ᵀ", "cdot": "·", "times": "×",
     "leftarrow": "←", "to": "→", "dots": "…", "mid": "|", "leq": "≤", "geq": "≥",
-    "log": "log", "exp": "exp", "tanh": "tanh", "max": "max",
+    "log": "log", "exp": "exp", "tanh": "tanh", "max": "max", "cos": "cos",
 }  # fmt: skip
-RAISED = dict(zip("0123456789+-()ijntTxᵀ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁱʲⁿᵗᵀˣᵀ"))
+RAISED = dict(zip("0123456789+-()dijkntTxᵀγ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ᵈⁱʲᵏⁿᵗᵀˣᵀᵞ"))
 LOWERED = dict(zip("0123456789+-()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))
 HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"
 

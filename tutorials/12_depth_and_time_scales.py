@@ -61,9 +61,9 @@ print("both layers' states:", h1.shape, h2.shape)
 
 # %% [markdown]
 # (b) Depth inside a step: a network with a hidden layer stands where the matrix from
-# $h^{(t-1)}$ to $h^{(t)}$ stood. It computes more in a step, but "the shortest path from step t
-# to step t+1 has doubled in length". (c) A connection that jumps over the hidden layer. The paths
-# can be measured: `path_length` counts the layers of units between two recorded tensors.
+# $h^{(t-1)}$ to $h^{(t)}$ stood. It computes more in a step, but from one state to the next the
+# way is twice as long. (c) A connection that jumps over the hidden layer. The paths can be
+# measured: `path_length` counts the layers of units between two recorded tensors.
 
 # %%
 cells = {
@@ -339,7 +339,7 @@ def learn(draw, unseen, D, V, H, updates, longest):
 
 
 mg.set_default_dtype("float32")
-V, H, updates, longest = (4, 16, 12, 2) if FAST else (len(LETTERS), 40, 300, 4)
+V, H, updates, longest = (4, 16, 12, 2) if FAST else (len(LETTERS), 40, 260, 4)
 reader, words = learn(recognition.written, recognition.written, 3, V, H, updates, longest)
 read = reader.read(words)
 error = recognition.label_error(read, words)
@@ -382,7 +382,7 @@ for speaker in (min(strangers, key=lambda s: s.tract), max(strangers, key=lambda
 # Trained on 24 voices; measured on 12 others, who say other things.
 
 # %%
-V, H, updates, longest = (3, 16, 12, 2) if FAST else (len(SOUNDS), 40, 250, 4)
+V, H, updates, longest = (3, 16, 12, 2) if FAST else (len(SOUNDS), 40, 160, 4)
 listener, utterances = learn(
     recognition.heard(heard_in_training),
     recognition.heard(strangers),

@@ -89,9 +89,8 @@ picture
 # ## What a tree is good for
 #
 # The same $\tau$ inputs, from the first to the last: a chain puts up to $\tau$ applications of the
-# function between an input and the output; a balanced tree about $\log_2 \tau$, "which might help
-# deal with long-term dependencies". Count the layers of units between the first input and the
-# root:
+# function between an input and the output; a balanced tree about $\log_2 \tau$, so that what came
+# first is not so far away. Count the layers of units between the first input and the root:
 
 
 # %%

@@ -68,8 +68,8 @@ assert np.array_equal(after.numpy()[0, others], memory.numpy()[0, others])
 # %% [markdown]
 # That "nothing happens at all" is why such a memory was built. A state of an RNN goes through the
 # recurrent weights at every step; a cell that nobody writes to is *copied*, and the derivative of a
-# copy is 1, after a hundred steps as after one: "information can be propagated forward in time,
-# and gradients backward". Write a note, let a hundred other notes go to the other cells, and read:
+# copy is 1, after a hundred steps as after one: nothing fades on the way there, and no gradient on
+# the way back. Write a note, let a hundred other notes go to the other cells, and read:
 
 # %%
 start = mg.Tensor(rng.normal(size=(1, 1, M)), requires_grad=True)
