@@ -412,11 +412,11 @@ assert FAST or error > 0.1
 #
 # 1. Write `alpha_for(steps)` that returns the $\alpha$ with which a leaky unit has half of a pulse
 #    left after that many steps.
-# 2. Write `collapse(path, blank)` that returns, as a list, what a path of CTC stands for, whatever
-#    number the blank has.
-# 3. Write `flip(xs, lengths)` that takes an array (T, B, D) and turns the first `lengths[b]` steps
+# 2. Write `flip(xs, lengths)` that takes an array (T, B, D) and turns the first `lengths[b]` steps
 #    of every row b round, its padding left where it is: with it a cell that runs forwards becomes
 #    the second cell of Fig 10.11.
+# 3. Write `edits(a, b)` that returns the least number of insertions, deletions and substitutions
+#    that make the list b of the list a: the numerator of the label error.
 
 
 # %%
@@ -424,15 +424,20 @@ def alpha_for(steps):
     return 0.5 ** (1 / steps)
 
 
-def collapse(path, blank):
-    return [s for s, _ in itertools.groupby(path) if s != blank]
-
-
 def flip(xs, lengths):
     T = len(xs)
     steps = np.arange(T)[:, None]
     source = np.where(steps < lengths, np.asarray(lengths) - 1 - steps, steps)
     return np.take_along_axis(xs, source[:, :, None], axis=0)
+
+
+def edits(a, b):
+    row = list(range(len(b) + 1))  # row[j]: from what has been read of a to the first j of b
+    for i, x in enumerate(a, 1):
+        above, row = row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(above[j] + 1, row[j - 1] + 1, above[j - 1] + (x != y)))
+    return row[-1]
 
 
 def check_1(alpha_for):
@@ -445,19 +450,7 @@ def check_1(alpha_for):
         assert abs(unit - 0.5) < 1e-9, hint
 
 
-def check_2(collapse):
-    cases = [([0, 1, 1, 0, 1], 0, [1, 1]), ([2, 2], 0, [2]), ([1, 1, 0, 0, 2], 1, [0, 2])]
-    for path, blank, expected in [*cases, ([], 0, []), ([3, 3, 3], 3, [])]:
-        found = collapse(path, blank)
-        assert isinstance(found, list), "return a list"
-        assert len(found) <= len(expected), f"{path}, blank {blank}: repeats are one symbol"
-        assert found == expected, (
-            f"{path}, blank {blank}: first merge repeats, then drop blanks; a blank between equal "
-            "symbols keeps both"
-        )
-
-
-def check_3(flip):
+def check_2(flip):
     xs = np.arange(10.0).reshape(5, 2, 1)
     found = flip(xs.copy(), [5, 2])
     assert isinstance(found, np.ndarray), "return an array"
@@ -468,7 +461,29 @@ def check_3(flip):
     assert found[2:, 1, 0].tolist() == [5, 7, 9], "what lies beyond lengths[b] stays in its place"
 
 
+def check_3(edits):
+    def tried(a, b):  # all ways to go through both lists
+        if not a or not b:
+            return len(a) + len(b)
+        kept = tried(a[1:], b[1:]) + (a[0] != b[0])
+        return min(kept, tried(a[1:], b) + 1, tried(a, b[1:]) + 1)
+
+    rng = np.random.default_rng(0)
+    cases = [([], []), ([1, 2], []), ([], [3]), ([1, 2, 3], [2, 3, 1]), ([1, 1, 2], [1, 2, 2])]
+    cases += [
+        tuple(rng.integers(1, 4, n).tolist() for n in rng.integers(0, 6, 2)) for _ in "x" * 20
+    ]
+    for a, b in cases:
+        found = edits(list(a), list(b))
+        assert isinstance(found, int | np.integer), "return an integer"
+        assert found >= abs(len(a) - len(b)), f"{a}, {b}: what is too long must lose something"
+        assert found == tried(a, b), (
+            f"{a}, {b}: it takes {tried(a, b)}, not {found}: the last symbols are either matched "
+            "(1 if they differ), or one of the two is dropped (1); take the least of the three"
+        )
+
+
 check_1(alpha_for)
-check_2(collapse)
-check_3(flip)
+check_2(flip)
+check_3(edits)
 print("exercises: 3 of 3")

@@ -393,7 +393,7 @@ def check_1(depth):
     cases = [(7, 0), ((0, 1), 1), (((0, 1), 2), 2), ((0, (1, ((2, 3), 4))), 4)]
     for tree, expected in cases:
         found = depth(tree)
-        assert isinstance(found, int), "return an integer"
+        assert isinstance(found, int | np.integer), "return an integer"
         assert found == expected, f"{tree}: one more than the deeper child's; a leaf has 0"
 
 
