@@ -6,11 +6,12 @@
 # a slow clock. Then one network made of these parts reads handwriting, and the same network
 # understands speakers whom it has never heard.
 #
-# You need: tutorial 05. It takes about 20 minutes, of which the machine computes for one or two.
-# It belongs to Fig 10.13 "Deep RNNs", "Res-Net", Fig 10.11 "Bidirectional RNN", "Bidirectional
-# LSTMs", to "Leaky Units" and "different time scales" on the slide "How to deal with vanishing
-# gradients?" (sections 10.5, 10.3 and 10.9 of the book), and to two lines of the slide
-# "Applications": handwriting recognition and speech recognition.
+# You need: tutorial 05. It takes about 20 minutes, and 10 more for the two applications at its
+# end, for which the machine computes for one or two. It belongs to Fig 10.13 "Deep RNNs",
+# "Res-Net", Fig 10.11 "Bidirectional RNN", "Bidirectional LSTMs", to "Leaky Units" and "different
+# time scales" on the slide "How to deal with vanishing gradients?" (sections 10.5, 10.3 and 10.9 of
+# the book), and to two lines of the slide "Applications": handwriting recognition and speech
+# recognition.
 
 # %%
 import itertools

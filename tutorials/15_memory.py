@@ -184,10 +184,10 @@ assert FAST or costs["LSTM"][2 * LONGEST] > 0.8
 
 # %% [markdown]
 # The LSTM has seen twice as many lists. What it has learned is about the steps 1 to 5: on longer
-# lists it is no better than guessing. The machine has learned what to do
-# *next*. See it: `EmitState` makes a cell whose output is (y, state), so that `unroll` returns
-# the weights of every step. Below, time runs to the right, the cells of the memory downwards: on
-# the left the write head, while the list comes in, on the right the read head, from the mark on.
+# lists it is no better than guessing. The machine has learned what to do *next*. See it:
+# `EmitState` makes a cell whose output is (y, state), so that `unroll` returns the weights of every
+# step. Below, time runs to the right, the cells of the memory downwards: on the left the write
+# head, while the list comes in, on the right the read head, from the mark on.
 
 # %%
 length = 2 * LONGEST
