@@ -12,9 +12,9 @@ WORDS = {
     "leftarrow": "←", "to": "→", "dots": "…", "mid": "|", "leq": "≤", "geq": "≥",
     "log": "log", "exp": "exp", "tanh": "tanh", "max": "max", "min": "min", "sinh": "sinh",
     "cosh": "cosh", "odot": "⊙", "Omega": "Ω", "Lambda": "Λ", "land": "∧", "le": "≤", "ge": "≥",
-    "ne": "≠", "neq": "≠", "approx": "≈", "infty": "∞", "qquad": "  ", "sqrt": "√",
+    "ne": "≠", "neq": "≠", "approx": "≈", "infty": "∞", "cos": "cos", "qquad": "  ", "sqrt": "√",
 }  # fmt: skip
-RAISED = dict(zip("0123456789+-()ijntTxᵀ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁱʲⁿᵗᵀˣᵀ"))
+RAISED = dict(zip("0123456789+-()dijkntTxᵀγ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ᵈⁱʲᵏⁿᵗᵀˣᵀᵞ"))
 LOWERED = dict(zip("0123456789+-()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))
 INNERMOST = re.compile(r"(?:\\frac\{([^{}]*)\}|√)\{([^{}]*)\}|(?<![A-Za-z}])\{([^{}]*)\}")
 HAT = "\N{COMBINING CIRCUMFLEX ACCENT}"

@@ -473,6 +473,21 @@ EDITS = (
         "y, state = model(0 * y, state)",
         "running free, the network is not told what it said",
     ),
+    # --- applications: depth, recognition ---
+    Edit(
+        "I7",
+        "minigrad_rnn/losses.py",
+        "may_skip = (extended != blank) & (extended != before)",
+        "may_skip = extended != blank",
+        "CTC needs no blank between equal symbols",
+    ),
+    Edit(
+        "I9",
+        "minigrad_rnn/experiments/recognition.py",
+        "sliding_window_view(samples, FRAME)[::HOP]",
+        "sliding_window_view(samples, FRAME)[: len(samples) // HOP]",
+        "the windows move on by one sample, not by a hop",
+    ),
 )
 
 

@@ -246,6 +246,7 @@ def test_list_items_stay_apart_and_bold_is_bold_on_a_terminal_only() -> None:
         (r"P(y_1, \dots, y_T) = \prod_i P(y_i \mid y_{i-1})", "P(y₁, …, y_T) = Πᵢ P(yᵢ | yᵢ₋₁)"),
         (r"x \leftarrow a \cdot b < c", "x ← a · b < c"),
         (r"\Omega \neq \min(1, \Lambda^t) \odot i", "Ω ≠ min(1, Λᵗ) ⊙ i"),
+        (r"h^{(t-d)}, \cos(k)^\gamma", "h⁽ᵗ⁻ᵈ⁾, cos(k)ᵞ"),
     ],
 )  # fmt: skip
 def test_formulas_are_readable(latex: str, shown: str) -> None:
