@@ -15,7 +15,7 @@ import numpy as np
 PRAISE = ("good", "clever", "funny", "moving", "bright", "fresh", "warm", "witty")
 BLAME = ("bad", "dull", "slow", "silly", "flat", "stale", "cold", "weak")
 TOPICS = ("plot", "cast", "music", "end", "film", "script")
-DEGREES = ("very", "really", "all", "that", "so")
+DEGREES = ("very", "really", "quite", "rather", "so")
 OPINIONS = list(itertools.product(PRAISE, BLAME))
 
 
