@@ -6,6 +6,7 @@ names or things that are kept apart, films twice as long, utterances drawn later
 
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ from minigrad_rnn.losses import MixtureDensity
 from minigrad_rnn.patterns import each_frame
 from minigrad_rnn.seq2seq import Encoded
 from tests.test_lectures_g import chi_squared
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def train(model, loss, updates, rate=0.01, fade=False):
@@ -441,7 +444,7 @@ def test_speech_has_the_energies_and_lengths_of_speech(backend):
 @pytest.mark.lecture("I10", "lengths")
 def test_speech_after_a_longer_training(backend):
     speech = Speech(3000, 48, 6)
-    train(speech.model, lambda: speech.loss(32), 3000, rate=0.01, fade=True)
+    train(speech.model, lambda: speech.loss(32), 2000, rate=0.01, fade=True)
     speaks_like_the_others(speech, 500)
 
 
@@ -455,3 +458,33 @@ def test_lengths_and_kolmogorov_smirnov():
     for p, c in ((0.10, 1.22385), (0.05, 1.35810), (0.01, 1.62762)):  # c(p) of the asymptotic law
         shift = round(c * math.sqrt(2 / 1000) * 1000)
         assert kolmogorov_smirnov(a, a + shift - 0.5) == pytest.approx(p, rel=0.06)
+
+
+# --- exercises of the tutorials ------------------------------------------------------------------
+
+WRONG = (
+    (7, 1, lambda ys, lengths: ys[-1]),
+    (7, 1, lambda ys, lengths: ys[0]),
+    (7, 2, lambda logits, labels, lengths: (logits.argmax(-1) == labels).mean()),
+    (7, 2, lambda logits, labels, lengths: 1.0),
+    (7, 3, lambda p, own, weights, source: own),
+    (7, 3, lambda p, own, weights, source: p * own + (1 - p) * weights),
+    (8, 1, lambda ys: ys),
+    (8, 1, lambda ys: np.concatenate([ys[1:], 0 * ys[:1]])),
+    (8, 2, lambda a, log_p: log_p.sum()),
+    (8, 2, lambda a, log_p: np.log(1 - 1 / (1 + np.exp(-a))).sum() + log_p.sum()),
+    (8, 3, lambda step, ys, use: np.stack([step(t, ys[t]) for t in range(len(ys))])),
+    (8, 3, lambda step, ys, use: ys),
+)
+
+
+@pytest.mark.parametrize(("number", "exercise", "answer"), WRONG)
+def test_a_wrong_answer_gets_a_hint(number, exercise, answer):
+    """The last cell of a tutorial defines the checks; None is refused like any other."""
+    path = next((ROOT / "tutorials").glob(f"{number:02}_*.py"))
+    cell = path.read_text(encoding="utf-8").rpartition("# %%\n")[2]
+    names = {"np": np, "mg": mg, "math": math}
+    exec(compile(cell, str(path), "exec"), names)
+    for wrong in (answer, lambda *given: None):
+        with pytest.raises(AssertionError, match=r"\w+ \w+ \w+"), np.errstate(all="ignore"):
+            names[f"check_{exercise}"](wrong)

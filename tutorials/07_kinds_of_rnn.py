@@ -28,8 +28,10 @@ from minigrad_rnn import (
     Bidirectional,
     CopyDecoder,
     Decoder,
+    EncoderDecoder,
     GRUCell,
     LSTMCell,
+    Recurrent,
     RNNCell,
     unroll,
 )
@@ -365,12 +367,30 @@ print(f"right labels, all names new: {labelled:.1%}")
 assert FAST or labelled >= 0.95
 
 # %% [markdown]
-# ## Many to many, by way of an encoder: headlines
+# ## Many to many, by way of one vector
+#
+# Fig 10.12: many to one, then one to many. The encoder's last state is the vector C, and the
+# decoder is conditioned on it. How long the input was and how long the output will be have
+# nothing to do with one another, row by row.
+
+# %%
+encoder, decoder = GRUCell(3, 5), Decoder(4, 6, GRUCell(6, 5), 5, Dx=5)
+both = EncoderDecoder(Recurrent(encoder), decoder)
+xs, ys = rng.normal(size=(7, 2, 3)).astype("float32"), rng.integers(0, 4, (3, 2))
+_, C = unroll(encoder, xs, lengths=[7, 4])  # many to one
+in_two_parts = decoder.log_probability(ys, C, lengths=[2, 3])  # one to many
+in_one = both.log_probability(xs, ys, lengths=[7, 4], target_lengths=[2, 3])
+print("C:", C.shape, " log P(ys | xs):", in_one.numpy().round(3))
+assert np.allclose(in_two_parts.numpy(), in_one.numpy(), atol=1e-6)
+
+# %% [markdown]
+# ## Headlines, with names to copy
 #
 # "found" becomes "finds": a headline has words that the text has not, so pointing is not enough.
-# Fig 10.12: an encoder reads the text, a decoder writes. The decoder here also looks back at the
-# encoder's outputs, with weights $\alpha_j$ that sum to 1 (attention), and at each step it either
-# writes a word of its own, with probability $p$, or repeats the word it looks at:
+# An encoder reads the text, a decoder writes. What no vector C has learned to hold is still there,
+# in the text: this decoder also looks back at the encoder's outputs, with weights $\alpha_j$ that
+# sum to 1 (attention). At each step it either writes a word of its own, with probability $p$, or
+# repeats the word it looks at:
 #
 # $P(y) = p \, P_{own}(y) + (1 - p) \sum_j \alpha_j [x_j = y]$
 #
