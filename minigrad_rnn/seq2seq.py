@@ -19,8 +19,6 @@ from minigrad_rnn.compose import Bidirectional, Layers, Residual
 from minigrad_rnn.patterns import Bridge, Decoder, EncoderDecoder, state_size, state_vector
 from minigrad_rnn.unrolling import unroll
 
-SMALLEST = 1e-30  # of the probabilities that a CopyDecoder takes the log of
-
 
 class Encoded(NamedTuple):
     """An encoded source: values (Tx, B, N), the last state (B, M), lengths (B,) or None.
@@ -109,7 +107,7 @@ class CopyDecoder(AttentionDecoder):
         p = mg.sigmoid(self.own(mg.concatenate([u, h], axis=-1)))
         copied = mg.squeeze(mg.expand_dims(inner[0].weights, 1) @ shown, 1)
         mixed = p * F.softmax(self.readout(h)) + (1 - p) * copied
-        return mg.log(mg.maximum(mixed, SMALLEST)), (shown, inner)
+        return mg.log(mg.maximum(mixed, 1e-30)), (shown, inner)  # in float32 it may be 0
 
     def logits(self, ys: Any, x: Any = None, *, lengths: Any = None) -> mg.Tensor:
         """log P (T, B, V) of every symbol of ys (T, B), all before it given (teacher forcing)."""

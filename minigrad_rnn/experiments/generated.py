@@ -104,7 +104,7 @@ STORY_WORDS = (*DEEDS, *DEEDS.values(), *GOODS, *OTHER_DAYS, "today", "a", ",", 
 def story(rng: np.random.Generator, names: tuple[str, ...]) -> tuple[list[str], int, list[str]]:
     """Two or three sentences, the place of who acts today, and the headline.
 
-    "once , bakeli sold a coin . today , moruba found a key ." gives 10, the place of moruba, and
+    "once , bakeli sold a coin . today , moruba found a key ." gives 9, the place of moruba, and
     "moruba finds key": a name and a thing to copy, and a word that the text does not hold.
     """
     n = int(rng.integers(2, 4))
@@ -121,10 +121,9 @@ def story(rng: np.random.Generator, names: tuple[str, ...]) -> tuple[list[str], 
 # --- speech --------------------------------------------------------------------------------------
 
 RATE, FRAME = 8000, 128  # samples a second, and a frame
-FORMANTS = ((300, 2300), (700, 1200), (350, 800))  # of i, a, u, in Hz: Peterson and Barney 1952
+FORMANTS = ((300, 2300), (700, 1200), (350, 800))  # in Hz, of vowels like i, a and u
 EDGES = (100, 500, 1000, 1700, 3000)  # of the bands, in Hz
-LASTS = (1, 2)  # frames of a vowel; one more is the pause after it
-ENDS = 0.5  # the probability that an utterance is over after a pause
+LASTS, ENDS = (1, 2), 0.5  # frames of a vowel; the probability that a pause is the last one
 
 
 def utterance(rng: np.random.Generator) -> np.ndarray:
