@@ -400,7 +400,7 @@ middle = np.array([(a + b) / 2 for a, b in itertools.pairwise(generated.EDGES)])
 time = np.arange(len(chosen) * generated.FRAME) / generated.RATE
 loudness = np.repeat(10 ** (chosen / 2), generated.FRAME, axis=0)
 sound = (loudness * np.sin(2 * np.pi * time[:, None] * middle)).sum(axis=1)
-path = Path(tempfile.gettempdir()) / "minigrad_speech.wav"
+path = Path(tempfile.mkdtemp(prefix="minigrad-")) / "speech.wav"
 with wave.open(str(path), "wb") as file:
     file.setparams((1, 2, generated.RATE, 0, "NONE", "not compressed"))
     file.writeframes((sound / np.abs(sound).max() * 32767).astype("<i2").tobytes())
