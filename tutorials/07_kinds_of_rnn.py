@@ -154,7 +154,7 @@ def loss():
     return F.cross_entropy(judge(xs, lengths), labels)
 
 
-losses = train(judge, loss, 25 if FAST else 120)
+losses = train(judge, loss, 12 if FAST else 120)
 xs, lengths, labels = some_reviews(400, unseen)
 with mg.no_grad():
     right = (judge(xs, lengths).numpy().argmax(axis=1) == labels).mean()
@@ -248,7 +248,7 @@ def caption_loss():
     return -mg.mean(speaker.decoder.log_probability(ys, x, lengths=lengths))
 
 
-losses = train(speaker, caption_loss, 25 if FAST else 250, rate=0.005)
+losses = train(speaker, caption_loss, 12 if FAST else 250, rate=0.005)
 pictures, ys, lengths = some_scenes(300, new_couples)
 written = speaker.decoder.greedy(speaker.see(pictures), len(ys)).numpy()
 counted = np.arange(len(ys))[:, None] < lengths
@@ -305,8 +305,8 @@ def watch(model, updates):
 
 
 mg.random.seed(0)
-with_memory = watch(Film(40, memory=True), 25 if FAST else 200)
-frame_by_frame = watch(Film(32, memory=False), 15 if FAST else 200)
+with_memory = watch(Film(40, memory=True), 12 if FAST else 200)
+frame_by_frame = watch(Film(32, memory=False), 8 if FAST else 200)
 print(f"with memory {with_memory:.1%}, frame by frame {frame_by_frame:.1%}, guessing 25.0%")
 assert abs(frame_by_frame - 0.25) < 0.04
 assert FAST or with_memory >= 0.95
@@ -358,7 +358,7 @@ def pointer_loss():
     return F.cross_entropy(pointer(*padded([text for text, _ in coded])), places)
 
 
-train(pointer, pointer_loss, 10 if FAST else 60, rate=0.02)
+train(pointer, pointer_loss, 6 if FAST else 60, rate=0.02)
 coded, places = some_stories(300, new_names)
 with mg.no_grad():
     found = pointer(*padded([text for text, _ in coded])).numpy().argmax(axis=1)
@@ -411,7 +411,7 @@ models, results = {}, {}
 for decoder_class, updates in ((CopyDecoder, 70), (AttentionDecoder, 160)):
     mg.random.seed(0)
     model = writer(decoder_class, 8 if FAST else 24)
-    curve = pairs.train(model, lambda: some_stories(24, old_names)[0], 6 if FAST else updates)
+    curve = pairs.train(model, lambda: some_stories(24, old_names)[0], 3 if FAST else updates)
     told = [value for _, value in curve]
     results[decoder_class] = [
         pairs.exact_match(model, some_stories(100, names)[0]) for names in (old_names, new_names)
