@@ -104,7 +104,7 @@ def sentiment(updates, H):
 @pytest.mark.lecture("I3", "negation")
 @pytest.mark.lecture("I3", "ragged")
 def test_negation_decides_and_a_bag_of_words_is_at_chance(backend):
-    model, rng = sentiment(70, 24)
+    model, rng = sentiment(50, 24)
     xs, lengths, labels = reviews(rng, 400, UNSEEN)
     assert len(set(lengths)) >= 4
     twins = np.sort(np.where(np.arange(len(xs))[:, None] < lengths, xs, -1), axis=0)
@@ -165,7 +165,7 @@ def test_the_label_is_a_word_of_the_text_even_a_new_one(backend):
         xs, lengths, places = batch(32, OLD_NAMES)
         return F.cross_entropy(model(xs, lengths), places)
 
-    train(model, loss, 40, rate=0.02)
+    train(model, loss, 30, rate=0.02)
     xs, lengths, places = batch(400, NEW_NAMES)
     with mg.no_grad():
         assert (model(xs, lengths).numpy().argmax(-1) == places).mean() >= 0.95
@@ -187,7 +187,7 @@ def headlines(make, H, updates):
 @pytest.mark.long
 @pytest.mark.lecture("I4", "summaries")
 def test_a_headline_copies_a_name_that_no_headline_had(backend):
-    assert min(headlines(CopyDecoder, 16, 60)) >= 0.95
+    assert min(headlines(CopyDecoder, 16, 70)) >= 0.95
 
 
 @pytest.mark.slow
@@ -225,6 +225,10 @@ def test_a_copy_decoder_mixes_as_published(backend):
             mixed[b, xs[j, b]] += (1 - p[b, 0]) * alpha[b, j]
         assert np.abs(np.log(mixed) - log_p[t]).max() < 1e-12
         y = mg.Tensor(ys[t])
+
+    assert mg.gradcheck(
+        lambda values: decoder.log_probability(ys, x._replace(values=values)), x.values
+    )
 
 
 def test_a_copy_decoder_asks_for_the_source(backend):
@@ -284,7 +288,7 @@ def captions(updates, H):
 @pytest.mark.long
 @pytest.mark.lecture("I5", "captions")
 def test_captions_of_couples_never_seen_together(backend):
-    assert captions(150, 32) >= 0.95
+    assert captions(120, 32) >= 0.95
 
 
 @pytest.mark.slow
