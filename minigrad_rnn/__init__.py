@@ -53,7 +53,7 @@ from minigrad_rnn.recursive import (
     recurse,
 )
 from minigrad_rnn.regularize import RecurrentDropoutLSTMCell, VariationalDropout, Zoneout
-from minigrad_rnn.seq2seq import AttentionDecoder, AttentionEncoderDecoder, gnmt
+from minigrad_rnn.seq2seq import AttentionDecoder, AttentionEncoderDecoder, CopyDecoder, gnmt
 from minigrad_rnn.timescales import Clockwork, ClockworkCell, DelayCell, LeakyCell
 from minigrad_rnn.training import BPTT, RTRL, TBPTT, Checkpoint, ClippedState, Stream
 from minigrad_rnn.unrolling import unroll
@@ -76,6 +76,7 @@ __all__ = [
     "ClippedState",
     "Clockwork",
     "ClockworkCell",
+    "CopyDecoder",
     "CoupledLSTMCell",
     "Decoder",
     "DeepCell",

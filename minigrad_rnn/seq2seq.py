@@ -11,19 +11,25 @@ from typing import Any, NamedTuple
 
 import minigrad as mg
 from minigrad import arguments
-from minigrad.nn import Embedding
+from minigrad import functional as F
+from minigrad.nn import Embedding, Linear
 from minigrad_rnn.attention import Additive, AttentionCell, GNMTCell
 from minigrad_rnn.cells import LSTMCell
 from minigrad_rnn.compose import Bidirectional, Layers, Residual
 from minigrad_rnn.patterns import Bridge, Decoder, EncoderDecoder, state_size, state_vector
+from minigrad_rnn.unrolling import unroll
 
 
 class Encoded(NamedTuple):
-    """An encoded source: values (Tx, B, N), the last state (B, M), lengths (B,) or None."""
+    """An encoded source: values (Tx, B, N), the last state (B, M), lengths (B,) or None.
+
+    inputs: the source itself, symbols (Tx, B) for a CopyDecoder.
+    """
 
     values: mg.Tensor
     last: mg.Tensor
     lengths: Any = None
+    inputs: Any = None
 
 
 class AttentionDecoder(Decoder):
@@ -71,6 +77,44 @@ class AttentionDecoder(Decoder):
         return mg.stack(rows)[1:]
 
 
+class CopyDecoder(AttentionDecoder):
+    """An AttentionDecoder that can repeat symbols of the source (See et al. 2017, eq 8 and 9).
+
+    P(y) = p softmax(o)_y + (1 - p) sum over j with x_j = y of alpha_j: with probability p the
+    symbol is one of the decoder's own, else one of those that the attention looks at, which need
+    not occur in any training target. p = sigmoid([E[y before]; cell output] W + b). Source and
+    target have their V symbols in common, and `inputs` of the Encoded holds those of the source,
+    (Tx, B). What it puts out are logs of probabilities, which serve as logits.
+    """
+
+    def __init__(
+        self, V: int, D: int, cell: AttentionCell, H: int, M: int | None = None, dtype: Any = None
+    ) -> None:
+        super().__init__(V, D, cell, H, M, dtype=dtype)
+        self.own = Linear(D + H, 1, dtype=dtype)
+
+    def begin(self, x: Any) -> tuple[Any, Any]:
+        """The state before the first symbol, with the source as unit vectors (B, Tx, V)."""
+        if getattr(x, "inputs", None) is None:
+            raise ValueError("CopyDecoder: give the source, an Encoded whose inputs are symbols")
+        shown = F.one_hot(self._symbols(x.inputs), self.V, x.values.dtype)
+        return mg.transpose(shown, (1, 0, 2)), super().begin(x)[1]
+
+    def __call__(self, y: mg.Tensor, state: tuple[Any, Any]) -> tuple[mg.Tensor, tuple[Any, Any]]:
+        shown, inner = state
+        u = self.embedding(y)
+        h, inner = self.cell(u, inner)
+        p = mg.sigmoid(self.own(mg.concatenate([u, h], axis=-1)))
+        copied = mg.squeeze(mg.expand_dims(inner[0].weights, 1) @ shown, 1)
+        mixed = p * F.softmax(self.readout(h)) + (1 - p) * copied
+        return mg.log(mg.maximum(mixed, 1e-30)), (shown, inner)  # in float32 it may be 0
+
+    def logits(self, ys: Any, x: Any = None, *, lengths: Any = None) -> mg.Tensor:
+        """log P (T, B, V) of every symbol of ys (T, B), all before it given (teacher forcing)."""
+        seen = self._seen(self._symbols(ys), lengths)
+        return unroll(lambda y, s: self(y, s), seen, self.begin(x), lengths=lengths)[0]
+
+
 class AttentionEncoderDecoder(EncoderDecoder):
     """P(ys | xs) with all of the encoder's outputs in sight, in place of one vector of fixed size.
 
@@ -81,7 +125,7 @@ class AttentionEncoderDecoder(EncoderDecoder):
     def context(self, xs: Any, *, lengths: Any = None) -> Any:
         """The Encoded of inputs (Tx, B, ...)."""
         values, state = self.encode(xs, lengths=lengths)
-        return Encoded(values, state_vector(state), lengths)
+        return Encoded(values, state_vector(state), lengths, xs)
 
     def alignment(self, xs: Any, ys: Any, *, lengths: Any = None) -> mg.Tensor:
         """The weights (Ty, B, Tx) of each target step over the source steps, ys given."""

@@ -55,6 +55,7 @@ PATTERNS, TRAINING, LANDSCAPES, VANISHING = (
 )
 LIKELIHOOD, DECODE = "minigrad_rnn/likelihood.py", "minigrad_rnn/decode.py"
 RECURSIVE = "minigrad_rnn/recursive.py"
+GENERATED = "minigrad_rnn/experiments/generated.py"
 FUNCTIONAL, PRODUCTS = "minigrad/functional.py", "minigrad/ops/linalg.py"
 
 EDITS = (
@@ -487,6 +488,41 @@ EDITS = (
         "sliding_window_view(samples, FRAME)[::HOP]",
         "sliding_window_view(samples, FRAME)[: len(samples) // HOP]",
         "the windows move on by one sample, not by a hop",
+    ),
+    Edit(
+        "I3",
+        GENERATED,
+        '*["not"] * (i == negated)',
+        '*["not"] * (i == 0)',
+        "both twins negate the word of praise",
+    ),
+    Edit(
+        "I4",
+        "minigrad_rnn/seq2seq.py",
+        "mg.expand_dims(inner[0].weights, 1) @ shown",
+        "mg.expand_dims(inner[0].coverage, 1) @ shown",
+        "what was looked at earlier is copied again",
+    ),
+    Edit(
+        "I5",
+        PATTERNS,
+        "o, state = self(chosen[-1], state)",
+        "o, state = self(chosen[0], state)",
+        "every word of a caption is preceded by the start symbol",
+    ),
+    Edit(
+        "I6",
+        PATTERNS,
+        "return mg.reshape(ys, (T, B, *ys.shape[1:]))",
+        "return mg.swapaxes(mg.reshape(ys, (B, T, *ys.shape[1:])), 0, 1)",
+        "the frames of a film are those of others",
+    ),
+    Edit(
+        "I10",
+        LIKELIHOOD,
+        "mg.random.bernoulli(keys.fold(1), (), mg.sigmoid(o[:, 0]))",
+        "mg.random.bernoulli(keys.fold(1), (), mg.sigmoid(o[:, 0] - 1))",
+        "samples halt less often than the model says",
     ),
 )
 
