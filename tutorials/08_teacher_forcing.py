@@ -7,9 +7,10 @@
 # numbers, until it decides that it is done.
 #
 # You need: tutorials 05 and 06. It takes about 20 minutes, of which the machine computes for one.
-# It belongs to Fig 10.4 "Recurrence through only the Output", Fig 10.6 "Teacher Forcing",
-# Fig 10.10 "Hidden and Output Recurrence", equations 10.15, 10.16 and 10.34, to the slides "RNN
-# with output recurrence" and "Sampling from an RNN", and to the application speech generation.
+# It belongs to Fig 10.4 "Recurrence through only the Output", Fig 10.6 "Teacher Forcing", Figs 10.7
+# "Fully Connected Graphical Model" and 10.8 "RNN Graphical Model", Fig 10.10 "Hidden and Output
+# Recurrence", equations 10.15, 10.16, 10.31 and 10.34, to the slides "RNN with output recurrence"
+# and "Sampling from an RNN", and to the application speech generation.
 
 # %%
 import itertools
@@ -37,7 +38,9 @@ from minigrad_rnn import (
     Remaining,
     RNNCell,
     Sequences,
+    Table,
     forcing,
+    missing_values,
     unroll,
 )
 from minigrad_rnn.experiments import generated
@@ -241,6 +244,41 @@ weaned = turning(lambda done: forcing.linear_decay(done, start=1.0, slope=2.0))
 own = errors(weaned, 0.0)
 print("on its own      ", " ".join(f"{own[t - 1]:.3f}" for t in (1, 5, 10, 20)))
 assert FAST or own[9] < free[9]
+
+# %% [markdown]
+# ## A table of everything, or a state
+#
+# What is such a network, as a model of probability? Any distribution of symbols $y^{(1)}, \dots,
+# y^{(\tau)}$ is a product of conditionals, $\prod_t P(y^{(t)} \mid y^{(1)}, \dots, y^{(t-1)})$
+# (equation 10.31). Fig 10.7 draws it: an arrow from every symbol to every later one. Written down
+# as a table it needs a row for every beginning there may be:
+
+# %%
+k = 3
+by_table = {tau: sum(p.size for p in Table(k, tau).parameters()) for tau in (2, 4, 6, 8)}
+h, units = Embedded(mg.nn.Embedding(k + 1, 4), GRUCell(4, 8)), Linear(8, k)
+by_network = sum(p.size for p in (*h.parameters(), *units.parameters()))
+print(f"table: {by_table}; network: {by_network}, whatever the length")
+assert by_table[8] == k * (k**8 - 1) // (k - 1) and by_table[8] > 20 * by_network
+
+# %% [markdown]
+# Fig 10.8 puts a state between them: every symbol goes into h, h reaches all later symbols, and
+# being a *deterministic* function of what came before it adds nothing to be summed over. The
+# arrows of Fig 10.7 are all still there, by way of h; so few numbers suffice because each step uses
+# the same. What the state does not help with is a gap: to infer a symbol from what comes *after* it,
+# all ways to fill the gap have to be tried, $k^m$ for m gaps.
+
+# %%
+mg.random.seed(3)
+spoken = Sequences(Readout(h, units), Categorical(k))
+everything = np.array(list(itertools.product(range(k), repeat=4))).T
+joint = np.exp(spoken.log_probability(everything).numpy())
+assert abs(joint.sum() - 1) < 1e-12
+seen = np.array([2, 0, 0, 1])  # the second and the third were not heard
+filled, chances = missing_values(spoken.log_probability, seen, seen == 0, k)
+fits = (everything[0] == 2) & (everything[3] == 1)
+assert np.abs(chances - joint[fits] / joint[fits].sum()).max() < 1e-12  # Bayes, by enumeration
+print(f"{len(filled)} ways to fill two gaps; the likeliest is {filled[chances.argmax()]}")
 
 # %% [markdown]
 # ## Where a sequence ends
