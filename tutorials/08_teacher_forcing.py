@@ -264,9 +264,9 @@ assert by_table[8] == k * (k**8 - 1) // (k - 1) and by_table[8] > 20 * by_networ
 # %% [markdown]
 # Fig 10.8 puts a state between them: every symbol goes into h, h reaches all later symbols, and
 # being a *deterministic* function of what came before it adds nothing to be summed over. The
-# arrows of Fig 10.7 are all still there, by way of h; so few numbers suffice because each step uses
-# the same. What the state does not help with is a gap: to infer a symbol from what comes *after* it,
-# all ways to fill the gap have to be tried, $k^m$ for m gaps.
+# arrows of Fig 10.7 are all still there, by way of h; so few numbers suffice because each step
+# uses the same. What the state does not help with is a gap: to infer a symbol from what comes
+# *after* it, all ways to fill the gap have to be tried, $k^m$ for m gaps.
 
 # %%
 mg.random.seed(3)
