@@ -466,6 +466,27 @@ EDITS = (
         "c = c + mg.sigmoid(f + into_f[0]) * c_k",
         "all children share the first one's forget gate",
     ),
+    Edit(
+        "I1",
+        DECODE,
+        "longer = np.where(free, NEVER, self.log_p[..., None] + shares.reshape(B, width, V))",
+        "longer = np.where(free, NEVER, shares.reshape(B, width, V))",
+        "beam search ranks by the last symbol alone",
+    ),
+    Edit(
+        "I2",
+        "minigrad_rnn/language.py",
+        "hs, state = unroll(self.cells, self.embedding(self.here(ids)), state)",
+        "hs, state = unroll(self.cells, self.embedding(self.here(ids)))",
+        "every batch starts from the zero state",
+    ),
+    Edit(
+        "I8",
+        "minigrad_rnn/losses.py",
+        "log_scale = log_scale - mg.log(cosh)",
+        "log_scale = log_scale + mg.log(cosh)",
+        "a correlated density is divided by what it should be multiplied by",
+    ),
 )
 
 

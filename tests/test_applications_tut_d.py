@@ -89,7 +89,7 @@ def translation(named: str, full: bool) -> tuple[Translation, list[tuple[str, st
     rows = grammar.sentences(rng, 2000, unseen=False, clauses=0.4)
     test = grammar.sentences(rng, 200, unseen=True, clauses=0.4)
     assert not {ours for ours, _ in rows} & {ours for ours, _ in test}
-    phases = ((400, 0.01), (200, 0.002)) if full else ((120, 0.01), (60, 0.003))
+    phases = ((400, 0.01), (200, 0.002)) if full else ((140, 0.01), (60, 0.003))
     return Translation(rows, phases), test, [grammar.likeliest(*pair) for pair in test]
 
 
@@ -425,7 +425,7 @@ def hand(named: str, M: int, updates: int) -> Sequences:
     return model
 
 
-UPDATES = 120
+UPDATES = 80
 
 
 def held_out() -> tuple[np.ndarray, np.ndarray]:
@@ -453,7 +453,7 @@ def test_the_density_of_a_trained_hand_integrates_to_one(backend: str) -> None:
             o, state = model.model(mg.Tensor(y[None]), state)
             outputs.append(o.numpy()[0].astype("float64"))
     nodes, weights = np.polynomial.legendre.leggauss(8)
-    for o in outputs[::3]:
+    for o in (outputs[1], outputs[5]):
         mu, log_sigma = o[6:16].reshape(5, 2), o[16:26].reshape(5, 2)
         sides = []
         for d in range(2):
