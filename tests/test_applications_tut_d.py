@@ -19,7 +19,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.nn import Linear
-from minigrad_rnn import LSTMCell, Readout, Sequences, drawings, text
+from minigrad_rnn import LSTMCell, Readout, Sequences, drawings, stepper, text
 from minigrad_rnn.decode import beam
 from minigrad_rnn.experiments import grammar, pairs, pen
 from minigrad_rnn.language import CharacterModel, bits_per_character, generate
@@ -566,3 +566,81 @@ def test_alignments_as_squares(tmp_path: Path) -> None:
         drawings.alignment(np.zeros((1, 2)), ["a", "b"], ["c"])
     with pytest.raises(ValueError, match=r"points are \(T, 3\)"):
         drawings.strokes(np.zeros((4, 2)))
+
+
+# --- the exercises of tutorials 14 and 16 --------------------------------------------------------
+
+
+def softmax(scores: np.ndarray, lengths: Any) -> np.ndarray:
+    odds = np.exp(scores - np.nanmax(scores, axis=1, keepdims=True))
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def masked_without_a_shift(scores: np.ndarray, lengths: Any) -> np.ndarray:
+    odds = np.exp(scores)
+    odds[np.arange(scores.shape[1]) >= np.asarray(lengths)[:, None]] = 0
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def greedy_chain(first: Any, follow: Any, steps: int, width: int) -> list[int]:
+    row = [int(np.argmax(first))]
+    while len(row) < steps:
+        row.append(int(np.argmax(follow[row[-1]])))
+    return row
+
+
+def all_chains(first: Any, follow: Any, steps: int, width: int) -> list[int]:
+    rows = itertools.product(range(len(first)), repeat=steps)
+    worth = {
+        row: first[row[0]] + sum(follow[a, b] for a, b in itertools.pairwise(row)) for row in rows
+    }
+    return list(max(worth, key=worth.__getitem__))
+
+
+def naive_mixture(x: Any, log_pi: Any, mu: Any, sigma: Any) -> np.ndarray:
+    z = (x[:, None] - mu) / sigma
+    return np.log((np.exp(log_pi - z**2 / 2) / sigma).sum(axis=1) / np.sqrt(2 * np.pi))
+
+
+class CallsEverything:
+    def __init__(self, xp: Any, counts: dict[str, int]) -> None:
+        self.xp, self.counts = xp, counts
+
+    def __getattr__(self, name: str) -> Any:
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return getattr(self.xp, name)
+
+
+WRONG: dict[str, tuple[int, int, Any]] = {
+    "padding is weighted": (14, 1, softmax),
+    "exp overflows": (14, 1, masked_without_a_shift),
+    "no penalties": (14, 2, lambda log_p, attention, alpha, beta: log_p),
+    "rows for columns": (
+        14,
+        2,
+        lambda log_p, a, alpha, beta: (
+            log_p / ((5 + len(a)) / 6) ** alpha + beta * np.log(np.minimum(a.sum(axis=1), 1)).sum()
+        ),
+    ),
+    "greedy": (14, 3, greedy_chain),
+    "exhaustive whatever the width": (14, 3, all_chains),
+    "the cell itself": (16, 1, lambda cell: cell),
+    "the state is skipped": (16, 1, lambda cell: lambda x, s: (x + cell(x, s)[0], s)),
+    "exp underflows": (16, 2, naive_mixture),
+    "looks are counted": (16, 3, CallsEverything),
+    "nothing is counted": (16, 3, lambda xp, counts: xp),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_the_checks_of_the_exercises_refuse_a_wrong_answer(mistake: str) -> None:
+    number, exercise, answer = WRONG[mistake]
+    path = stepper.find(number)
+    code = [cell for cell in stepper.cells(path.read_text("utf-8")) if not cell.prose]
+    names: dict[str, Any] = {"__name__": "exercises"}
+    for cell in (code[0], code[-1]):  # the imports and the answers
+        exec(compile(cell.source, path, "exec"), names)
+    with pytest.raises(AssertionError, match=r"\w+ \w+"):
+        names[f"check_{exercise}"](answer)
+    with pytest.raises(AssertionError, match=r"\w+ \w+"):
+        names[f"check_{exercise}"](lambda *given: None)
