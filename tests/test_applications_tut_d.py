@@ -333,10 +333,10 @@ def test_bits_are_those_of_torch_over_three_seeds(backend: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        corpus = text.default_corpus(200_000)
+        corpus = text.default_corpus(100_000)
         ours, theirs = [], []
         for seed in range(3):
-            session = Session(Settings(hidden=64, batch=32, seq=40, steps=120, seed=seed), corpus)
+            session = Session(Settings(hidden=48, batch=20, seq=30, steps=100, seed=seed), corpus)
             twin = TwinSession(session)
             for _ in range(session.settings.steps):
                 session.advance()

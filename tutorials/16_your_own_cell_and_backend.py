@@ -195,7 +195,7 @@ assert FAST or nats[5] < nats[1] - 0.5
 
 # %%
 for seed in (0, 1):
-    sample = hands[5].sample(1, 30, key=mg.random.key(seed)).ys.numpy()[:, 0]
+    sample = hands[5].sample(1, 20, key=mg.random.key(seed)).ys.numpy()[:, 0]
     picture = drawings.strokes(sample)
     print(f"{int(sample[:, 2].sum())} strokes, {len(picture.svg)} characters of SVG")
 picture
