@@ -10,7 +10,7 @@ WORDS = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "lambda": "λ",
     "mu": "μ", "pi": "π", "tau": "τ", "phi": "φ", "top": "ᵀ", "cdot": "·", "times": "×",
     "leftarrow": "←", "to": "→", "dots": "…", "mid": "|", "leq": "≤", "geq": "≥",
-    "log": "log", "exp": "exp", "tanh": "tanh", "max": "max",
+    "log": "log", "exp": "exp", "tanh": "tanh", "max": "max", "min": "min",
 }  # fmt: skip
 RAISED = dict(zip("0123456789+-()ijntTxᵀ", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁱʲⁿᵗᵀˣᵀ"))
 LOWERED = dict(zip("0123456789+-()aehijklmnoprstuvx", "₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₕᵢⱼₖₗₘₙₒₚᵣₛₜᵤᵥₓ"))

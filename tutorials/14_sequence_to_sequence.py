@@ -283,7 +283,7 @@ assert FAST or shared > 0.6
 
 # %% [markdown]
 # Its search compares sentences of different lengths: $\log P$ falls with every piece, so it is
-# divided by $lp = ((5 + n) / 6)^\alpha$ for n pieces, and sources left unread cost
+# divided by `lp = ((5 + n) / 6)**alpha` for n pieces; and sources left unread cost
 # $cp = \beta \sum_i \log \min(\sum_j p_{ij}, 1)$, with $p_{ij}$ the attention of piece j to source
 # piece i. The score is $\log P / lp + cp$.
 

@@ -41,7 +41,7 @@ print("a small run" if FAST else "the whole run, about a minute")
 # The minimal gated unit (Zhou et al. 2016) has one gate where a GRU has two:
 #
 # $f = \sigma(x W_f + h U_f + b_f)$, $n = \tanh(x W_n + (f \cdot h) U_n + b_n)$,
-# $h \leftarrow (1 - f) \cdot h + f \cdot n$.
+# $h \leftarrow (1 - f) \cdot h + f \cdot n$, the dot being a product number by number.
 #
 # A cell is anything with `initial_state(batch)` and `__call__(x, state) -> (y, state)`. Made of
 # public functions, it needs no gradient of its own; derived from `Module`, its parameters are
