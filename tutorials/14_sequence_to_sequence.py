@@ -110,8 +110,8 @@ one_vector = EncoderDecoder(encoder, decoder, mg.nn.Embedding(V, H))
 
 
 def learn(net, updates, rows=train, rate=0.01):
-    """Adam on batches of 32 sentences of similar length; the rate falls in the second half."""
-    rows = sorted(rows, key=lambda pair: len(pair[0]) + len(pair[1]))
+    """Adam on batches of 32 sources of similar length; the rate falls in the second half."""
+    rows = sorted(rows, key=lambda pair: len(pair[0]))
     optimizer, draws = mg.optim.Adam(net.parameters(), lr=rate), np.random.default_rng(1)
     losses = []
     for n in range(updates):
@@ -241,13 +241,15 @@ def search(net, rows, width, n_best=1, alpha=0.0, beta=0.0):
     )  # fmt: skip
 
 
-doubtful = [("perhaps the dog sees cats", "eble hundol katojn vidas")]
-best = search(attentive, doubtful, width=8, n_best=4)[0]
+doubtful = [pair for pair in test if pair[0].startswith("perhaps")]
+print(doubtful[0][0])
+best = search(attentive, doubtful[:1], width=8, n_best=4)[0]
 for found in best:
     print(f"{math.exp(found.log_probability):.2f}  {pieces.decode(found.symbols)}")
-print("greedy:", greedy(attentive, doubtful)[0])
-assert FAST or pieces.decode(best[0].symbols).startswith("eble")
-assert FAST or greedy(attentive, doubtful)[0].startswith("povas")
+print("greedy:", greedy(attentive, doubtful[:1])[0])
+first = [pieces.decode(row[0].symbols).split()[:1] for row in search(attentive, doubtful, 4)]
+print(f"eble comes first in {first.count(['eble'])} of {len(first)} translations by a beam of 4")
+assert FAST or first.count(["eble"]) > 0.8 * len(first)
 
 # %% [markdown]
 # On the whole test, against the likeliest translation of each sentence:
