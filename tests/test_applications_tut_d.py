@@ -454,7 +454,7 @@ def test_the_density_of_a_trained_hand_integrates_to_one(backend: str) -> None:
         for y in before:
             o, state = model.model(mg.Tensor(y[None]), state)
             outputs.append(o.numpy()[0].astype("float64"))
-    nodes, weights = np.polynomial.legendre.leggauss(8)
+    nodes, weights = np.polynomial.legendre.leggauss(6)
     for o in (outputs[1], outputs[5]):
         mu, log_sigma = o[6:16].reshape(5, 2), o[16:26].reshape(5, 2)
         sides = []
