@@ -1,4 +1,4 @@
-"""A language model of characters: the network, its score of a text, and text drawn from it."""
+"""A language model of characters or words: the network, its score, and text drawn from it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from minigrad.nn import Embedding, Linear, Module
 from minigrad_rnn.cells import GRUCell, LSTMCell, RNNCell
 from minigrad_rnn.compose import Stack
 from minigrad_rnn.decode import check_choices, draw
-from minigrad_rnn.text import Vocabulary
+from minigrad_rnn.text import Vocabulary, WordVocabulary
 from minigrad_rnn.unrolling import unroll
 
 CELLS: dict[str, Callable[[int, int], Any]] = {"lstm": LSTMCell, "gru": GRUCell, "rnn": RNNCell}
 
 
 class CharacterModel(Module):
-    """Characters in, logits of the next character out (eq 10.31): embedding, cells, linear layer.
+    """Symbols in, logits of the next symbol out (eq 10.31): embedding, cells, linear layer.
 
-    ids (T, B) and a state give logits (T, B, V) and the state after them. The embedding (V, H) is
-    the first weight matrix applied to one-hot vectors, written as a gather.
+    Characters, or the words of a WordVocabulary. ids (T, B) and a state give logits (T, B, V) and
+    the state after them. The embedding (V, H) is the first weight matrix applied to one-hot
+    vectors, written as a gather.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class CharacterModel(Module):
         return self.cells.initial_state(batch)
 
     def here(self, ids: Any) -> mg.Tensor:
-        """Characters where the weights are: batches come from the host, whatever the backend."""
+        """Symbols where the weights are: batches come from the host, whatever the backend."""
         return ids if isinstance(ids, mg.Tensor) else mg.Tensor(ids, backend=self.readout.W.backend)
 
     def __call__(self, ids: Any, state: Any) -> tuple[mg.Tensor, Any]:
@@ -94,18 +95,22 @@ def log_loss(
 
 
 def bits_per_character(
-    model: CharacterModel, ids: np.ndarray, progress: Progress | None = None
+    model: CharacterModel,
+    ids: np.ndarray,
+    progress: Progress | None = None,
+    *,
+    characters: int | None = None,
 ) -> float:
     """The mean of -log2 P(character | all before it) over a text (N,), from the second one on.
 
-    One pass, with the state carried from the first character to the last. Raises ValueError for a
-    text of fewer than two characters.
+    One pass, with the state carried from the first character to the last. characters: how many
+    ids[1:] stand for, where the symbols are words. Raises ValueError for a text of fewer than two.
     """
     if len(ids) < 2:
         raise ValueError(f"a score needs at least 2 characters, got {len(ids)}")
     with evaluating(model):
         nats, _ = log_loss(model, ids[:, None], model.initial_state(1), progress=progress)
-    return nats / math.log(2) / (len(ids) - 1)
+    return nats / math.log(2) / (characters or len(ids) - 1)
 
 
 def usual_prime(vocabulary: Vocabulary) -> str:
@@ -116,7 +121,7 @@ def usual_prime(vocabulary: Vocabulary) -> str:
 
 def generate(
     model: CharacterModel,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | WordVocabulary,
     prime: str,
     length: int,
     *,
@@ -125,9 +130,9 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Iterator[str]:
-    """`length` characters after `prime`, one by one: each drawn from the model's conditional.
+    """`length` symbols after `prime`, one by one: each drawn from the model's conditional.
 
-    Character i is drawn with key fold(i) of the seed, so that every backend writes the same text.
+    Symbol i is drawn with key fold(i) of the seed, so that every backend writes the same text.
     Raises TextError for a character of prime that the vocabulary lacks, ValueError for bad choices.
     """
     check_choices(temperature, top_k, top_p)
@@ -139,7 +144,7 @@ def generate(
 
 def _drawn(
     model: CharacterModel,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | WordVocabulary,
     ids: np.ndarray,
     length: int,
     key: mg.random.Key,

@@ -524,6 +524,27 @@ EDITS = (
         "mg.random.bernoulli(keys.fold(1), (), mg.sigmoid(o[:, 0] - 1))",
         "samples halt less often than the model says",
     ),
+    Edit(
+        "I1",
+        DECODE,
+        "longer = np.where(free, NEVER, self.log_p[..., None] + shares.reshape(B, width, V))",
+        "longer = np.where(free, NEVER, shares.reshape(B, width, V))",
+        "beam search ranks by the last symbol alone",
+    ),
+    Edit(
+        "I2",
+        "minigrad_rnn/language.py",
+        "hs, state = unroll(self.cells, self.embedding(self.here(ids)), state)",
+        "hs, state = unroll(self.cells, self.embedding(self.here(ids)))",
+        "every batch starts from the zero state",
+    ),
+    Edit(
+        "I8",
+        "minigrad_rnn/losses.py",
+        "log_scale = log_scale - mg.log(cosh)",
+        "log_scale = log_scale + mg.log(cosh)",
+        "a correlated density is divided by what it should be multiplied by",
+    ),
 )
 
 
