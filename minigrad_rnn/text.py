@@ -226,24 +226,6 @@ class WordVocabulary:
         return "".join(self.symbols[i] for i in array)
 
 
-def read_pairs(path: str | Path) -> list[tuple[str, str]]:
-    """Return the parallel text of a UTF-8 file: on each line a sentence, a tab, its translation.
-
-    Blank lines count for nothing. Raises TextError as read_text does, and for any other line.
-    """
-    found = []
-    for number, line in enumerate(read_text(path, minimum=1).split("\n"), 1):
-        if line.strip():
-            parts = [part.strip() for part in line.split("\t")]
-            if len(parts) != 2 or not all(parts):
-                raise TextError(
-                    f"{path}, line {number}: two sentences with one tab between them are needed, "
-                    f"not {line[:60]!r}"
-                )
-            found.append((parts[0], parts[1]))
-    return found
-
-
 def code_points(text: str) -> np.ndarray:
     """Return the code points (N,) of a text."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

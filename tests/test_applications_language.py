@@ -177,18 +177,6 @@ def test_the_grammar_says_a_thing_in_the_other_order() -> None:
     assert grammar.likeliest("a cat", "povas y") == "povas y"
 
 
-def test_any_parallel_text_by_its_path(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.tsv"
-    path.write_bytes("\ufeffa cat\tkato\r\n\n  the dog \t hundol\r\nçé\tñ".encode())
-    assert text.read_pairs(path) == [("a cat", "kato"), ("the dog", "hundol"), ("çé", "ñ")]
-    for line in ("no tab", "a\tb\tc", "a\t ", "\tb"):
-        path.write_text(f"a\tb\n{line}\n")
-        with pytest.raises(text.TextError, match=r"pairs.tsv, line 2: two sentences with one tab"):
-            text.read_pairs(path)
-    with pytest.raises(text.TextError, match="does not exist"):
-        text.read_pairs(tmp_path / "none.tsv")
-
-
 # --- I2: language models -------------------------------------------------------------------------
 
 

@@ -33,6 +33,7 @@ from minigrad_rnn import (
     drawings,
     gnmt,
     languages,
+    loaders,
 )
 from minigrad_rnn.attention import Additive
 from minigrad_rnn.experiments import grammar, language_vectors
@@ -43,7 +44,6 @@ from minigrad_rnn.text import (
     WordVocabulary,
     batches,
     default_corpus,
-    read_pairs,
     split,
 )
 from minigrad_rnn.wordpieces import WordPieces, bleu
@@ -57,7 +57,8 @@ print("a small run" if FAST else "the whole run, about two minutes")
 # A file with a sentence, a tab and its translation on each line is a parallel text. Ours is made
 # by a grammar: English on the left; on the right a language in which the adverb comes first,
 # adjectives follow their nouns and verbs end their clauses. To train on a text of yours, give its
-# path to `read_pairs`. The last 200 lines are the test; no sentence of theirs occurs before them.
+# path to `loaders.parallel`. The last 200 lines are the test; no sentence of theirs occurs before
+# them.
 
 # %%
 rng = np.random.default_rng(0)
@@ -66,7 +67,7 @@ made += grammar.sentences(rng, 200, unseen=True, clauses=0.4)
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "pairs.tsv")
     path.write_text("".join(f"{ours}\t{theirs}\n" for ours, theirs in made), "utf-8")
-    pairs = read_pairs(path)
+    pairs = loaders.parallel(path)
 train, test = pairs[:-200], pairs[-200:]
 assert not {ours for ours, _ in train} & {ours for ours, _ in test}
 for ours, theirs in train[4:8]:
