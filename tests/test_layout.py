@@ -53,7 +53,7 @@ ALLOWED = {
 BUDGET = {
     "minigrad, without graph and pictures": 4400,
     "minigrad/graph": 2000,
-    "minigrad/pictures": 1500,
+    "minigrad/pictures": 2600,
     "minigrad_numpy": 200,
     "minigrad_numba": 1500,
     "minigrad_cupy": 800,
