@@ -23,9 +23,12 @@ from minigrad_rnn import (
     BookLSTMCell,
     GRUCell,
     Layers,
+    LearnedState,
     LSTMCell,
     PeepholeLSTMCell,
     RNNCell,
+    VariationalDropout,
+    Zoneout,
     unroll,
 )
 
@@ -256,6 +259,44 @@ network = Layers(
 ys, states = network(xs, lengths=[6, 4])
 print(ys.shape, mg.tree.map(lambda s: s.shape, states))
 assert ys.shape == (T, B, 10) and not ys.numpy()[4:, 1].any()
+
+# %% [markdown]
+# ## Where it begins, and noise that stays
+#
+# The state before the first step need not be zero: "initial state: zero or learned". Learned, it is
+# one more parameter, shared by all rows of the batch, so its gradient is a sum over them.
+
+# %%
+cell = LearnedState(GRUCell(D, H))
+loss = (unroll(cell, xs)[0] ** 2).sum()
+loss.backward()
+(start,) = cell.start
+alone = [(unroll(cell, xs[:, b : b + 1])[0] ** 2).sum() for b in range(B)]
+by_row = [mg.pullback(y, start).numpy() for y in alone]
+assert np.abs(start.grad.numpy() - sum(by_row)).max() < 1e-12
+print("gradient of the learned state:", start.grad.numpy().round(3))
+
+# %% [markdown]
+# Dropout that draws a new mask at every step wipes out a memory bit by bit: what a unit keeps
+# survives $T$ steps with probability $(1 - p)^T$. One mask for the whole sequence (Gal 2016) drops
+# a unit or spares it, all the way. Zoneout (Krueger et al. 2017) holds some units at their old
+# value instead of zero. Both wrap any cell, and `eval()` switches both off.
+
+# %%
+mg.random.seed(0)
+ones = mg.ones((T, B, D))
+dropped = VariationalDropout(GRUCell(D, H), y=0.5)
+ys, _ = unroll(dropped, ones)
+gone = ys.numpy() == 0
+assert (gone == gone[0]).all() and gone.any() and not gone.all()  # the same units at every step
+held = Zoneout(GRUCell(D, H), p=0.5)
+h = unroll(held, ones)[0].numpy()
+stays = (h[1:] == h[:-1]).mean()
+print(f"dropped at every step: {gone[0].mean():.2f} of the outputs; held at a step: {stays:.2f}")
+dropped.eval()
+held.eval()
+assert (unroll(dropped, ones)[0].numpy() != 0).all()
+assert (np.diff(unroll(held, ones)[0].numpy(), axis=0) != 0).all()
 
 # %% [markdown]
 # ## A task, to look at gates
