@@ -234,10 +234,10 @@ def _add_experiment(commands: Any) -> None:
     add = parser.add_argument
     add("name", nargs="?", metavar="NAME", help="which one")
     add("--list", action="store_true", help="list them, with the rows of the lectures' table")
-    add("--quick", action="store_true", help="small sizes and few seeds: seconds, not minutes")
+    add("--quick", action="store_true", help="small sizes and one seed: seconds, not minutes")
     add(
         "--seeds", nargs="+", type=_SEED, metavar="N",
-        help="of weights and data (default: 0 1 2 3 4; with --quick: 0, or 0 1 2)",
+        help="of weights and data (default: 0 1 2 3 4; with --quick: 0)",
     )  # fmt: skip
     add(
         "--save", metavar="FILE",

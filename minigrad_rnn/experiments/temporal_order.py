@@ -71,13 +71,12 @@ EXPERIMENT = Experiment(
     ),
     quick_bars=(
         Bar(
-            "clipped + omega: the median is at least 0.1 above that of clipped",
-            lambda r: np.median(r["clipped + omega"]) >= np.median(r["clipped"]) + 0.1,
+            "clipped + omega: at least 0.1 above clipped",
+            lambda r: min(r["clipped + omega"]) >= max(r["clipped"]) + 0.1,
         ),
         Bar(
-            "clipped + omega: the median is at least 0.1 above that of plain",
-            lambda r: np.median(r["clipped + omega"]) >= np.median(r["plain"]) + 0.1,
+            "clipped + omega: at least 0.1 above plain",
+            lambda r: min(r["clipped + omega"]) >= max(r["plain"]) + 0.1,
         ),
     ),
-    quick_seeds=(0, 1, 2),  # when a run leaves the plateau, the last bits of its numbers decide
 )
