@@ -29,15 +29,15 @@ class Exercise(NamedTuple):
 def exercises(path: Path) -> tuple[dict[str, Any], list[Exercise]]:
     """The names that a tutorial defines before its answers, and its exercises.
 
-    Its cells run small and without output. Of its last cell the answers nothing runs but the
-    definitions `check_N(function)`, whose parameter has the name of the function asked for.
+    Its cells run small and without output. Of its last cell, the answers, nothing runs but the
+    definitions `check_N(function)`, whose parameter has the name of the function asked for, and
+    others that they share, `check_...` by name.
     Raises TextError where a cell raises, or there are no checks.
     """
     found = stepper.cells(path.read_text(encoding="utf-8"))
     body = stepper.parsed(found[-1], path).body if found else []
-    checks = [
-        s for s in body if isinstance(s, ast.FunctionDef) and re.fullmatch(r"check_\d+", s.name)
-    ]
+    defined = [s for s in body if isinstance(s, ast.FunctionDef) and s.name.startswith("check_")]
+    checks = [s for s in defined if re.fullmatch(r"check_\d+", s.name)]
     if not checks:
         raise TextError(f"{path.name}: its exercises have no checks")
     names: dict[str, Any] = {"__name__": "__main__", "__file__": str(path), "__show__": id}
@@ -49,7 +49,7 @@ def exercises(path: Path) -> tuple[dict[str, Any], list[Exercise]]:
     except Exception as error:
         raise TextError(f"the tutorial itself fails, {_said(error, str(path))}") from None
     # Assertions are what the checks are made of: they hold under python -O as well.
-    exec(compile(ast.Module(checks, []), str(path), "exec", dont_inherit=True, optimize=0), names)
+    exec(compile(ast.Module(defined, []), str(path), "exec", dont_inherit=True, optimize=0), names)
     return names, [
         Exercise(int(check.name[6:]), check.args.args[0].arg, names[check.name]) for check in checks
     ]
@@ -109,7 +109,7 @@ def _said(error: BaseException, file: str) -> str:
     if isinstance(error, SyntaxError) and error.filename == file:
         lines.append(error.lineno)
     place = f"{file}, line {lines[-1]}: " if lines else ""
-    return f"{place}{type(error).__name__}: {error}".removesuffix(": ")
+    return " ".join(f"{place}{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Handwriting:
     """points (N, 3) float32: dx, dy, and 1 where the pen is lifted after the point, else 0."""
 
     points: np.ndarray
@@ -51,7 +51,7 @@ def labelled(path: str | Path, text: int | str = 0, label: int | str = 1) -> Lab
     """
     rows = list(_rows(path))
     if isinstance(text, str) or isinstance(label, str):
-        number, names = rows.pop(0)
+        number, names = rows[0][0], [name.strip() for name in rows.pop(0)[1]]
         for name in (text, label):
             if isinstance(name, str) and name not in names:
                 raise DataError(
@@ -75,7 +75,7 @@ def parallel(
     """
     if target is None:
         return [_cells(source, number, cells, columns) for number, cells in _rows(source)]
-    sides = [_text(path).removesuffix("\n").split("\n") for path in (source, target)]
+    sides = [_text(path).rstrip("\n").split("\n") for path in (source, target)]
     if len(sides[0]) != len(sides[1]):
         lengths = f"{source} has {len(sides[0])} lines and {target} {len(sides[1])}"
         raise DataError(f"{lengths}: line n of one is the translation of line n of the other")
@@ -89,7 +89,7 @@ def parallel(
     return pairs
 
 
-def strokes(path: str | Path) -> list[Drawing]:
+def strokes(path: str | Path) -> list[Handwriting]:
     """Pen strokes, one drawing a line in JSON, or the traces of one InkML file.
 
     JSON: {"strokes": [[dx, dy, pen], ...], "text": "optional"}, pen 1 where it is lifted after the
@@ -112,7 +112,7 @@ def strokes(path: str | Path) -> list[Drawing]:
             points = _points(where, item.get("strokes"), 3, int, float)
             if not np.isin(points[:, 2], (0, 1)).all():
                 raise DataError(f"{where}: pen is 1 where it is lifted after the point, else 0")
-            found.append(Drawing(points, item.get("text", "")))
+            found.append(Handwriting(points, item.get("text", "")))
     return found
 
 
@@ -192,7 +192,7 @@ class _Tree(ElementTree.TreeBuilder):
         raise ValueError("remove the document type")
 
 
-def _inkml(path: str | Path, text: str) -> Drawing:
+def _inkml(path: str | Path, text: str) -> Handwriting:
     try:
         root = ElementTree.fromstring(text, ElementTree.XMLParser(target=_Tree()))
     except (ElementTree.ParseError, ValueError) as error:
@@ -208,4 +208,4 @@ def _inkml(path: str | Path, text: str) -> Drawing:
     lifted = np.zeros((len(moves), 1), np.float32)
     lifted[np.cumsum([len(trace) for trace in traces]) - 1] = 1
     words = (text.strip() for tag, text in found if tag == "annotation")
-    return Drawing(np.concatenate([moves, lifted], axis=1), " ".join(words))
+    return Handwriting(np.concatenate([moves, lifted], axis=1), " ".join(words))

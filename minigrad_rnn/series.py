@@ -43,9 +43,11 @@ class Autoregression:
     """
 
     def __init__(self, series: np.ndarray, orders: int = 100) -> None:
+        series = np.asarray(series, "float64")
         T = len(series)
-        if 2 * orders + 1 >= T:
-            raise ValueError(f"orders={orders}: needs more than {2 * orders + 1} steps, not {T}")
+        if not 1 <= orders < (T - 1) / 2:
+            most = (T - 2) // 2
+            raise ValueError(f"orders={orders}: {T} steps allow 1 to {most}")
         past = [series[orders - lag : T - lag].ravel() for lag in range(1, orders + 1)]
         X = np.stack([np.ones_like(past[0]), *past], axis=1)
         y = series[orders:].ravel()
@@ -64,6 +66,7 @@ class Autoregression:
         What comes after t stands for itself, as forecast. NaN before order - 1, where the past is
         too short.
         """
+        series, steps = np.asarray(series, "float64"), arguments.size("steps", steps)
         T, p = len(series), self.order
         window = [
             np.concatenate([np.full_like(series[:lag], np.nan), series[: T - lag]])
@@ -83,7 +86,7 @@ def forecasts(model: Any, xs: mg.Tensor, steps: int) -> mg.Tensor:
     The first is forced: it has seen all true values up to t. The others run free from there, each
     on the one before. All starts are rows of one batch.
     """
-    T, B = xs.shape[:2]
+    (T, B), steps = xs.shape[:2], arguments.size("steps", steps)
     with mg.no_grad():
         (y, state), _ = unroll(EmitState(model), xs)
         y, state = mg.tree.map(lambda s: s.reshape(T * B, *s.shape[2:]), (y, state))

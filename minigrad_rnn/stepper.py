@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import re
 import sys
 import tempfile
@@ -140,9 +139,11 @@ def step_through(path: Path, wait: bool) -> int:
 
 
 def _leaves(question: str) -> bool:
-    with contextlib.suppress(EOFError):
-        return input(question).strip().lower() == "q"
-    return False
+    try:
+        return input(question).strip().lower() in ("q", "quit")
+    except EOFError:  # Ctrl-D
+        print()
+        return True
 
 
 def _terminal_text(prose: str) -> str:
@@ -184,6 +185,8 @@ def write_notebook(path: Path, target: str) -> None:
     """The tutorial as a Jupyter notebook, by jupytext; raises TextError where that is missing."""
     if Path(target).suffix != ".ipynb":
         raise TextError(f"--notebook {target}: a notebook is named *.ipynb")
+    if Path(target).exists():  # with the reader's own cells, perhaps
+        raise TextError(f"--notebook {target} exists: name another file, or remove it")
     try:
         import jupytext
     except ImportError:

@@ -191,7 +191,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class BPTT(Schedule):
-    """Backpropagation through time: forward and backward through the whole sequence."""
+    """Backpropagation through time: forward and backward through the whole sequence.
+
+    Called as every Schedule: value, state = BPTT()(cell, loss, xs, targets, state).
+    """
 
     def run(
         self,
@@ -284,7 +287,8 @@ class Stream:
 class TBPTT(Schedule):
     """Truncated backpropagation through time: every k1 steps, through the last k2 (see Stream).
 
-    Raises ValueError unless 1 <= k1 <= k2.
+    Called as every Schedule, with a loss that is a sum over steps: a mean would count each chunk as
+    the whole. Raises ValueError unless 1 <= k1 <= k2.
     """
 
     k1: int
@@ -345,6 +349,9 @@ def segments(T: int, memory: int) -> list[int]:
 @dataclass(frozen=True)
 class Checkpoint(Schedule):
     """Backpropagation through time in the memory of so many steps (Chen et al. 2016).
+
+    Called as every Schedule, with a loss that is a sum over steps: a mean would count each segment
+    as the whole.
 
     At most `memory` steps are held at once: states at the beginnings of segments, and the recorded
     steps of the segment that backward is in; all else is computed again, with the same random
@@ -465,6 +472,9 @@ def _pull_back(
 @dataclass(frozen=True)
 class RTRL(Schedule):
     """Real-time recurrent learning (Williams and Zipser 1989): the gradient forward in time.
+
+    Called as every Schedule, with a loss that is a sum over steps: a mean would count each step as
+    the whole.
 
     Carries ds(t)/dparameters, so that each step's gradient is complete at that step, and nothing of
     the past is kept: N n numbers for states of N numbers in all and n parameters, and N + 1

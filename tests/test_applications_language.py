@@ -552,6 +552,13 @@ def test_alignments_as_squares(tmp_path: Path) -> None:
     assert xs[1] - xs[0] == xs[2] - xs[1] == float(squares[0].get("width", ""))
     assert [t.text for t in root.findall("{*}text")] == ["x", "y", " z", "<a&b>"]
     assert drawing._repr_svg_() == drawing.svg
+    odd = drawings.alignment(np.ones((1, 1)), ["\x02"], ["\n"])  # as a model of characters writes
+    assert [t.text for t in ElementTree.fromstring(odd.svg).findall("{*}text")] == ["\\n", "\\x02"]
+    for flat in ([[0, 0, 0], [1, 0, 1]], [[0, 0, 0], [0, 1, 1]], [[3, 4, 1]]):
+        root = ElementTree.fromstring(drawings.strokes(flat).svg)
+        assert 20 <= float(root.get("width", "")) <= 4020
+    with pytest.raises(ValueError, match=r"saved as \.svg"):
+        drawing.save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"weights of shape \(2, 1\), not \(1, 2\)"):
         drawings.alignment(np.zeros((1, 2)), ["a", "b"], ["c"])
     with pytest.raises(ValueError, match=r"points are \(T, 3\)"):

@@ -67,7 +67,7 @@ def test_the_order_of_least_aic(B):
     p, w = by_brute_force(x, 8)
     assert linear.order == p and 3 <= p < 8
     assert np.abs(linear.weights - w).max() < 1e-9
-    with pytest.raises(ValueError, match="orders=8: needs more than 17 steps, not 17"):
+    with pytest.raises(ValueError, match="orders=8: 17 steps allow 1 to 7"):
         Autoregression(x[:17], orders=8)
 
 

@@ -239,7 +239,8 @@ print(times(Number(2.0), Number(3.0)).value)
 #    `Number`s, do every product. Which line of `backward` changes?
 #
 # Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 1 --check mine.py` tests
-# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

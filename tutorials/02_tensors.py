@@ -120,7 +120,8 @@ picture
 #    of shape `shape` that was broadcast to `g.shape`; sum it back to `shape`.
 #
 # Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 2 --check mine.py` tests
-# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

@@ -142,7 +142,8 @@ assert np.allclose(numeric, W.grad.numpy(), rtol=1e-5, atol=1e-6)
 #    needed: `detach` stops a gradient. What does `gradcheck` say to it, and is it right?
 #
 # Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 3 --check mine.py` tests
-# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

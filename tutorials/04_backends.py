@@ -150,7 +150,8 @@ assert np.array_equal(one.numpy(), other.numpy())
 #    What happens in `mg.cumsum` if it is `cumsum`?
 #
 # Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 4 --check mine.py` tests
-# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

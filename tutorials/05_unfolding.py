@@ -68,10 +68,13 @@ for steps in (1, 3, 10, 30):
 # %% [markdown]
 # ## Fig 10.3: hidden units with recurrence
 #
-# Equations 10.8 to 10.11, with the loss of 10.13, for one sequence of letters:
+# Equations 10.8 to 10.11, with the loss of 10.14, for one sequence of vectors with a label each:
 #
 # $a^{(t)} = b + W h^{(t-1)} + U x^{(t)}$, $h^{(t)} = \tanh a^{(t)}$, $o^{(t)} = c + V h^{(t)}$,
 # $\hat y^{(t)} = \mathrm{softmax}(o^{(t)})$, $L = -\sum_t \log \hat y^{(t)}_{y^{(t)}}$.
+#
+# The book has columns, $W h$; code has a row for each sequence of a batch, `h @ W`. So every weight
+# below is the book's, transposed.
 
 # %%
 T, D, H, K = 6, 3, 4, 3
@@ -95,12 +98,12 @@ print("L =", loss.item())
 # The output layer stands outside the loop: $o^{(t)}$ does not feed back, so all T products with V
 # are one product of matrices.
 #
-# ## Equation 10.25: the gradient of a shared weight, use by use
+# ## Equations 10.25 and 10.26: the gradient of a shared weight, use by use
 #
 # The book writes $\nabla_W L = \sum_t \mathrm{diag}(1 - (h^{(t)})^2) (\nabla_{h^{(t)}} L)
 # h^{(t-1)\top}$, and introduces copies $W^{(t)}$, each used at step t only, to say what a single
-# term means. The engine needs no copies. It has sent T contributions to `W` and can keep them
-# apart:
+# term means. The engine needs no copies: backward sends T contributions to `W`, and it can keep
+# them apart:
 
 # %%
 parts = mg.pullback(loss, W, split="use")
@@ -123,7 +126,8 @@ copied = mg.pullback(copied_loss, copies)
 assert all(
     np.abs(g.numpy() - part).max() < 1e-12 for g, part in zip(copied, parts.numpy(), strict=True)
 )
-norms = loss.backward_norms(W, retain_graph=True).numpy()  # a backward that tells the norms alone
+# A backward that tells the norms alone; the graph is needed again below, so it is retained.
+norms = loss.backward_norms(W, retain_graph=True).numpy()
 print("norm of each step's share:", norms.round(3))
 assert np.allclose(norms, np.linalg.norm(parts.numpy(), axis=(1, 2)))
 
@@ -131,33 +135,35 @@ assert np.allclose(norms, np.linalg.norm(parts.numpy(), axis=(1, 2)))
 # The first share is zero: at the first step $h^{(0)} = 0$, and the term has $h^{(t-1)}$ as a
 # factor.
 #
-# ## And literally
+# ## The same, literally
 #
-# Equations 10.20 and 10.21 give $\nabla_{h^{(t)}} L$ from the last step back. Three lines of
-# NumPy, with the weights transposed into the book's orientation:
+# Equations 10.18 to 10.21 give $\nabla_{h^{(t)}} L$ from the last step back, a loop of one line in
+# NumPy. The book's $W^\top g$ is `W @ g` here, where W is transposed already:
 
 # %%
 hidden = hs.numpy()[:, 0]
 logits = hidden @ V.numpy() + c.numpy()
 probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 nabla_o = probabilities - np.eye(K)[labels[:, 0]]  # eq 10.18
-nabla_h = nabla_o @ V.numpy().T  # eq 10.20 and the second term of 10.21
+nabla_h = nabla_o @ V.numpy().T  # eq 10.19 and the second term of 10.20
 for t in reversed(range(T - 1)):
-    nabla_h[t] += W.numpy() @ ((1 - hidden[t + 1] ** 2) * nabla_h[t + 1])  # the first term of 10.21
+    nabla_h[t] += W.numpy() @ ((1 - hidden[t + 1] ** 2) * nabla_h[t + 1])  # its first, 10.21
 before = np.vstack([np.zeros(H), hidden[:-1]])
-literal = np.einsum("ti,tj->tij", before, (1 - hidden**2) * nabla_h)  # eq 10.25, term by term
+literal = np.einsum("ti,tj->tij", before, (1 - hidden**2) * nabla_h)  # eq 10.26, term by term
 assert np.abs(literal - parts.numpy()).max() < 1e-12
 print("largest difference:", np.abs(literal - parts.numpy()).max())
 
 # %% [markdown]
-# The loss is a sum over steps. What the loss of step t *alone* sends to each use of `W` is the same
-# product of Jacobians, begun at t. It thins out on the way back: the gradient vanishes.
-# (`minigrad_rnn.instruments` measures this of any cell, and draws it.)
+# The loss is a sum over steps. What the loss of step t *alone* sends to the use of `W` at step s is
+# one such term, with a product of the Jacobians of the steps between. Each of them has slopes of
+# tanh as factors, at most 1, and here it thins out on the way back: the gradient vanishes. (That
+# the first share is 0 has the other reason, $h^{(0)} = 0$. `minigrad_rnn.instruments` measures this
+# of any cell, and draws it.)
 
 
 # %%
 def literally(t):
-    """The terms of eq 10.25 for the loss of step t alone, one for each use up to t."""
+    """The terms of eq 10.26 for the loss of step t alone, one for each use up to t."""
     g, terms = nabla_o[t] @ V.numpy().T, []
     for s in reversed(range(t + 1)):
         g = (1 - hidden[s] ** 2) * g
@@ -175,8 +181,8 @@ assert np.abs(summed - literal).max() < 1e-12
 #
 # The loop is gone from the recorded graph, but not lost: the graph repeats itself, and `mg.fold`
 # finds the period. What it gives is the left side of Fig 10.2: one step, with the black square, the
-# delay of one step, written out as `delay 1 of`. For another number of steps only the count in
-# `for t in` changes. `mg.unfold` goes the other way.
+# delay of one step, written out as `delay 1 of`. For another number of steps the numbers change, T
+# in `for t in` and in the shapes, and the body stays. `mg.unfold` goes the other way.
 
 # %%
 for name, parameter in {"U": U, "W": W, "b": b}.items():
@@ -191,7 +197,8 @@ folded = mg.fold(unrolled, xs)
 print(folded)
 assert [loop.trips for loop in folded.loops()] == [T]
 assert [edge.delay for edge in folded.delay_edges()] == [1]
-assert len(mg.unfold(folded).steps) == 2 + T * len(folded.loops()[0].body)
+body = folded.loops()[0].body
+assert len(mg.unfold(folded).steps) == T * len(body) + 2  # unstack before, stack after
 
 # %% [markdown]
 # ## The picture
@@ -209,15 +216,16 @@ picture
 #
 # 1. Write `uses(loss, weight)`: how often a weight was used in computing a loss. Why is it not T
 #    for `V`?
-# 2. Write `window(k)`: the gradient by `W` of the *last* step's loss, use by use, when nothing
-#    flows back past the last `k` steps: *truncated* backpropagation. Use `h.detach()` at one place
-#    of the loop.
+# 2. Write `window(k)`: the gradient by `W` of the *last* step's loss, use by use, (k, H, H), when
+#    nothing flows back past the last `k` steps: *truncated* backpropagation. Use `h.detach()` at
+#    one place of the loop.
 # 3. Write `matrix(losses, weight)`: for the T losses of an unrolled network, one a step, the norms
 #    G[t, s] of what the loss of step t sends to the weight's use at step s, a NumPy array (T, T).
-#    What stands above its diagonal?
+#    A loss may have fewer than T uses to tell of. What stands above the diagonal of G?
 #
 # Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 5 --check mine.py` tests
-# them, and gives a hint where one is wrong. The next cell holds answers, and these tests.
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%
@@ -253,7 +261,10 @@ def check_2(window):
     for k in (1, 3, T):
         parts = window(k)
         assert parts is not None, "return the parts, mg.pullback(..., split='use')"
-        assert len(parts) == k, f"a window of {k} has {k} uses, not {len(parts)}: detach h there"
+        whole = "the parts are (uses, H, H): mg.pullback(..., split='use') keeps them apart"
+        assert np.ndim(mg.Tensor(parts).numpy()) == 3, whole
+        uses = f"a window of {k}: the last {k} uses of W alone, not {len(parts)}"
+        assert len(parts) == k, f"{uses}: detach h before step T - k"
         wrong = "not the last step's loss alone, by W"
         assert np.allclose(mg.Tensor(parts).numpy(), literally(T - 1)[-k:]), wrong
 

@@ -451,6 +451,10 @@ assert FAST or alignment[0].argmax() == place
 # 3. Write `mixed(p, own, weights, source)`: the distribution (B, V) of a decoder that copies, for
 #    p (B, 1), own (B, V), weights (B, T) and source (T, B), words as numbers. A word can occur
 #    twice in the source.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 7 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%
@@ -468,7 +472,7 @@ def mixed(p, own, weights, source):
     return p * own + (1 - p) * (weights[:, None] @ shown)[:, 0]
 
 
-def agrees(found, expected, hint):
+def check_close(found, expected, hint):
     """Raise with the hint unless found is what is expected, shape included."""
     found = found.numpy() if isinstance(found, mg.Tensor) else found
     fits = found is not None and np.shape(found) == np.shape(expected)
@@ -478,16 +482,16 @@ def agrees(found, expected, hint):
 def check_1(last_real):
     ys, lengths = np.arange(24.0).reshape(4, 3, 2), np.array([4, 1, 2])
     expected = [ys[3, 0], ys[0, 1], ys[1, 2]]
-    agrees(last_real(ys, lengths), expected, "row b ends at step lengths[b] - 1, not at T - 1")
+    check_close(last_real(ys, lengths), expected, "row b ends at step lengths[b] - 1, not at T - 1")
 
 
 def check_2(frames_right):
     labels = np.array([[0, 1], [1, 1], [2, 0]])
     logits = np.eye(3)[[[0, 1], [1, 2], [0, 0]]]  # the labels, but for two
     hint = "count steps t < lengths[b] only, and divide by how many of those there are"
-    agrees(frames_right(logits, labels, np.array([3, 1])), 3 / 4, hint)
-    agrees(frames_right(logits, labels, np.array([1, 3])), 3 / 4, hint)
-    agrees(frames_right(logits, labels, np.array([3, 3])), 4 / 6, hint)
+    check_close(frames_right(logits, labels, np.array([3, 1])), 3 / 4, hint)
+    check_close(frames_right(logits, labels, np.array([1, 3])), 3 / 4, hint)
+    check_close(frames_right(logits, labels, np.array([3, 3])), 4 / 6, hint)
 
 
 def check_3(mixed):
@@ -497,7 +501,7 @@ def check_3(mixed):
         np.array([[0, 2], [1, 0], [0, 1]]),
     )
     expected = [[0.05 + 0.35, 0.1 + 0.15, 0.35], [0.3, 0.3, 0.4]]
-    agrees(
+    check_close(
         mixed(p, own, weights, source),
         expected,
         "a word's share is the sum of the weights of all places where it stands, times 1 - p",

@@ -248,9 +248,9 @@ assert FAST or own[9] < free[9]
 # %% [markdown]
 # ## A table of everything, or a state
 #
-# What is such a network, as a model of probability? Any distribution of symbols $y^{(1)}, \dots,
-# y^{(\tau)}$ is a product of conditionals, $\prod_t P(y^{(t)} \mid y^{(1)}, \dots, y^{(t-1)})$
-# (equation 10.31). Fig 10.7 draws it: an arrow from every symbol to every later one. Written down
+# What is such a network, as a model of probability? Any distribution of a sequence of symbols is a
+# product of conditionals, $\prod_t P(y^{(t)} \mid y^{(1)}, \dots, y^{(t-1)})$ (equation 10.31).
+# Fig 10.7 draws it: an arrow from every symbol to every later one. Written down
 # as a table it needs a row for every beginning there may be:
 
 # %%
@@ -266,7 +266,7 @@ assert by_table[8] == k * (k**8 - 1) // (k - 1) and by_table[8] > 20 * by_networ
 # being a *deterministic* function of what came before it adds nothing to be summed over. The
 # arrows of Fig 10.7 are all still there, by way of h; so few numbers suffice because each step
 # uses the same. What the state does not help with is a gap: to infer a symbol from what comes
-# *after* it, all ways to fill the gap have to be tried, $k^m$ for m gaps.
+# *after* it, all ways to fill the gap have to be tried, $k^n$ for n gaps.
 
 # %%
 mg.random.seed(3)
@@ -274,8 +274,8 @@ spoken = Sequences(Readout(h, units), Categorical(k))
 everything = np.array(list(itertools.product(range(k), repeat=4))).T
 joint = np.exp(spoken.log_probability(everything).numpy())
 assert abs(joint.sum() - 1) < 1e-12
-seen = np.array([2, 0, 0, 1])  # the second and the third were not heard
-filled, chances = missing_values(spoken.log_probability, seen, seen == 0, k)
+heard = np.array([2, 0, 0, 1])  # the second and the third were not heard
+filled, chances = missing_values(spoken.log_probability, heard, heard == 0, k)
 fits = (everything[0] == 2) & (everything[3] == 1)
 assert np.abs(chances - joint[fits] / joint[fits].sum()).max() < 1e-12  # Bayes, by enumeration
 print(f"{len(filled)} ways to fill two gaps; the likeliest is {filled[chances.argmax()]}")
@@ -460,6 +460,10 @@ assert agreement > 0.8
 # 3. Write `mixed_run(step, ys, use)`: the outputs (T, B, K) of a network that is fed the true
 #    output where use (T, B) is set and its own elsewhere. step(t, fed) gives the output (B, K) of
 #    step t; the first step sees zeros, whatever use says there.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 8 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%
@@ -480,7 +484,7 @@ def mixed_run(step, ys, use):
     return np.stack(outputs)
 
 
-def agrees(found, expected, hint):
+def check_close(found, expected, hint):
     """Raise with the hint unless found is what is expected, shape included."""
     found = found.numpy() if isinstance(found, mg.Tensor) else found
     fits = found is not None and np.shape(found) == np.shape(expected)
@@ -490,7 +494,7 @@ def agrees(found, expected, hint):
 def check_1(seen):
     ys = np.arange(1.0, 13.0).reshape(3, 2, 2)
     expected = [[[0, 0], [0, 0]], [[1, 2], [3, 4]], [[5, 6], [7, 8]]]
-    agrees(
+    check_close(
         seen(ys),
         expected,
         "step t sees y of step t - 1, the first step zeros; the last y is seen by none",
@@ -501,10 +505,14 @@ def check_2(log_halting):
     halt, p = np.array([0.2, 0.5, 0.9]), np.array([0.3, 0.6])
     expected = math.log(0.8 * 0.3 * 0.5 * 0.6 * 0.9)
     hint = "multiply (1 - sigmoid(a)) p for each element, and sigmoid of the last a for the end"
-    agrees(log_halting(np.log(halt / (1 - halt)), np.log(p)), expected, hint)
-    agrees(log_halting(np.zeros(1), np.zeros(0)), math.log(0.5), "an empty sequence halts at once")
+    check_close(log_halting(np.log(halt / (1 - halt)), np.log(p)), expected, hint)
+    check_close(
+        log_halting(np.zeros(1), np.zeros(0)), math.log(0.5), "an empty sequence halts at once"
+    )
     far = log_halting(np.array([1000.0, 0.0]), np.zeros(1))
-    agrees(far, -1000 + math.log(0.5), "a = 1000 overflows: log(1 - sigmoid(a)) = -log(1 + e^a)")
+    check_close(
+        far, -1000 + math.log(0.5), "a = 1000 overflows: log(1 - sigmoid(a)) = -log(1 + e^a)"
+    )
 
 
 def check_3(mixed_run):
@@ -513,10 +521,10 @@ def check_3(mixed_run):
 
     ys, use = np.array([[[5.0], [6.0]], [[7.0], [8.0]], [[9.0], [9.0]]]), np.ones((3, 2), bool)
     hint = "use[t] says what step t sees: the true output of step t - 1, or its own of step t - 1"
-    agrees(mixed_run(step, ys, ~use), [[[1], [1]], [[12], [12]], [[123], [123]]], hint)
-    agrees(mixed_run(step, ys, use), [[[1], [1]], [[52], [62]], [[73], [83]]], hint)
+    check_close(mixed_run(step, ys, ~use), [[[1], [1]], [[12], [12]], [[123], [123]]], hint)
+    check_close(mixed_run(step, ys, use), [[[1], [1]], [[52], [62]], [[73], [83]]], hint)
     use[1, 0] = use[2, 1] = False
-    agrees(mixed_run(step, ys, use), [[[1], [1]], [[12], [62]], [[73], [623]]], hint)
+    check_close(mixed_run(step, ys, use), [[[1], [1]], [[12], [62]], [[73], [623]]], hint)
 
 
 check_1(seen)

@@ -117,12 +117,12 @@ assert bar(curves[0.9])[0] == "@" and bar(curves[1.0]) == 51 * "@"
 # %%
 cell = symmetric(0.9, mg.tanh)
 hs, _ = unroll(cell, xs)
-shares = mg.pullback(mg.sum(mg.square(hs[-1])), cell.Wh, split="use").numpy()
-sizes = np.linalg.norm(shares, axis=(1, 2))
+parts = mg.pullback(mg.sum(mg.square(hs[-1])), cell.Wh, split="use").numpy()
+sizes = np.linalg.norm(parts, axis=(1, 2))
 print("steps  1..50 :", f"{sizes[:50].sum():.2g}")
 print("steps 51..90 :", f"{sizes[50:90].sum():.2g}")
 print("steps 91..100:", f"{sizes[90:].sum():.2g}")
-assert shares.shape == (T, H, H)
+assert parts.shape == (T, H, H)
 assert sizes[:50].sum() < 0.01 * sizes[90:].sum()
 
 # %% [markdown]
@@ -339,6 +339,10 @@ assert FAST or after > 1e-2
 #    the list of states, each (1, H), and returns Omega as a tensor that can itself be
 #    differentiated. Hint: for such a loss, what is $\nabla_{h^{(t)}} L$ times $\partial h^{(t)} /
 #    \partial h^{(t-1)}$?
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 9 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

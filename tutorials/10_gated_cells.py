@@ -416,6 +416,10 @@ assert FAST or at_marks.mean() < between.mean()
 # 3. Write `holding_cell()` that returns an `LSTMCell(2, 1)` with weights set by hand, not trained,
 #    that samples and holds: its output is a tenth of the number that was marked last, to 0.005. The
 #    tenth keeps tanh out of the way.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 10 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

@@ -65,7 +65,7 @@ model = Residual(Readout(RNNCell(1, H), mg.nn.Linear(H, 1)))
 xs, targets = mg.Tensor(train[:T, :, None]), mg.Tensor(train[1 : T + 1, :, None])
 
 
-def loss(ys, targets):  # a sum over steps: chunks add up to the whole
+def loss(ys, targets):
     return mg.sum(mg.square(ys - targets))
 
 
@@ -92,15 +92,19 @@ assert np.abs(by_hand - as_option).max() < 1e-12
 
 # %% [markdown]
 # A *schedule* is called with the model, the loss, the inputs and the targets, and adds gradients:
-# how they are found is an option, and neither the model nor the loss is rewritten. `TBPTT(k1, k2)`
-# goes back every k1 steps, through the last k2. What is older gets nothing, exactly:
+# how they are found is an option, and neither the model nor the loss is rewritten. One thing it
+# asks of the loss: to be a *sum* over steps (`reduction="sum"`), so that chunks add up to the
+# whole. The mean of a chunk would weigh as much as the mean of everything, and nobody could tell.
+#
+# `TBPTT(k1, k2)` goes back every k1 steps, through the last k2. What is older gets nothing, at all:
 
 # %%
 inputs = mg.Tensor(xs, requires_grad=True)
-TBPTT(k, k)(model, lambda ys, targets: mg.sum(targets * ys), inputs, np.eye(T)[:, -1:, None])
+last = np.eye(T)[:, -1:, None]  # as the targets: 1 at the last step, so that the loss is y(20)
+TBPTT(k, k)(model, lambda ys, targets: mg.sum(targets * ys), inputs, last)
 print("|d y(20) / d x(t)|, t = 11 ... 20:", np.abs(inputs.grad.numpy()[10:, 0, 0]).round(3))
 assert (inputs.grad.numpy()[: T - k] == 0).all() and (inputs.grad.numpy()[T - k :] != 0).all()
-gradient(parameters)
+gradient(parameters)  # forget them
 
 BPTT()(model, loss, xs, targets)
 whole = gradient(parameters)
@@ -121,7 +125,9 @@ assert cosines[1, 5] > cosines[5, 5]
 #
 # Truncation gives up some gradient. Checkpointing gives up some time instead: it keeps the state at
 # a few places, and computes a segment again when backward gets there. `Checkpoint(memory)` holds at
-# most so many steps at once, and cuts the sequence so that as little as possible is repeated.
+# most so many steps at once, and cuts the sequence so that as little as possible is repeated. Where
+# the memory is too small for one level of cuts, as 15 is for 200 steps, the segments are cut again
+# when backward gets to them, and more is repeated.
 
 # %%
 T = 80 if FAST else 200
@@ -166,9 +172,11 @@ print("backward", backwards.round(4)[:5])
 assert np.abs(g - backwards).max() < 1e-10
 
 # %% [markdown]
-# Nothing of the past is kept, so a stream may be endless, and the gradient is exact at every step.
-# The price is the influence: states times parameters numbers, here 27, and for the model above
-# eight times its 89 parameters. Now all four schedules, on the same model and the same 200 steps:
+# Nothing of the past is kept, so a stream may be endless, and the gradient is exact at every step
+# (as long as the weights stay; where they are updated on the way, the influence is that of older
+# ones). The price is the influence: states times parameters numbers, here 27, and for the model
+# above eight times its 89 parameters. Now all four schedules, on the same model and the same 200
+# steps. Times are of one run each; what truncation saves is memory:
 
 # %%
 xs, targets = mg.Tensor(train[:T, :, None]), mg.Tensor(train[1 : T + 1, :, None])
@@ -249,11 +257,11 @@ def learn(train, seed, H=32, k=20, B=20, passes=40):
         optimizer.zero_grad()
         decay.step()
 
-    def mean(ys, targets):
+    def scaled(ys, targets):  # by a constant: still a sum over steps
         return loss(ys, targets) / (k * B)
 
     for _ in range(passes):
-        TBPTT(k, k)(model, mean, xs, targets, after=update)
+        TBPTT(k, k)(model, scaled, xs, targets, after=update)
     return model
 
 
@@ -316,6 +324,10 @@ assert FAST or (daily > daily_linear)[[0, 19]].all()
 # 3. Write `rtrl(w, u, xs)` for one unit, $h^{(t)} = \tanh(w h^{(t-1)} + u x^{(t)})$, $h^{(0)} = 0$,
 #    and the loss $\sum_t (h^{(t)})^2$: w and u are floats, xs an iterator, over which you can go
 #    once. Return the pair of derivatives by w and u, without the engine and without keeping states.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 11 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

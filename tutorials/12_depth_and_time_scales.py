@@ -418,6 +418,10 @@ assert FAST or error > 0.1
 #    the second cell of Fig 10.11.
 # 3. Write `edits(a, b)` that returns the least number of insertions, deletions and substitutions
 #    that make the list b of the list a: the numerator of the label error.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 12 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

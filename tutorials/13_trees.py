@@ -368,6 +368,10 @@ assert FAST or np.mean(opinions == right) > 0.9
 #    more than one state in the list, put the neighbours with the highest `score(left, right)` (of
 #    equal ones, the first) together into `node(left, right)`. Return the tree as nested pairs of
 #    positions, 0 for the first state.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 13 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

@@ -384,6 +384,10 @@ assert FAST or bits["words"] < bits["characters"]
 # 3. Write `find(first, follow, steps, width)`: beam search in a chain. `first` (V,) and `follow`
 #    (V, V) are log-probabilities, `follow[i, j]` that of j after i. Return the best sequence of
 #    `steps` symbols that is found, a list.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 14 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

@@ -294,6 +294,10 @@ assert FAST or (right[2] > 0.95 and right[1] < commonest + 0.1)
 #    and a read head that both begin at cell 0 of a ring of T + 3 cells, so that a list of T symbols
 #    comes out in reverse. At each step both heads move first; then, in the first T steps, a symbol
 #    is written, and in the last T steps one is read.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 15 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

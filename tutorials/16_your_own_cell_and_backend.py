@@ -411,6 +411,10 @@ assert there.backend is coarse and 0 < abs(loss_of_bits) < 1
 #    dimension, for x (N,) and M components, NumPy arrays; finite for every x, however far away.
 # 3. Write `counting(xp, counts)`: a namespace for a backend, which gives what `xp` has, and counts
 #    each call of a function in the dict `counts`. Types and numbers pass as they are.
+#
+# Put your functions into a file, say `mine.py`; `minigrad-rnn tutorial 16 --check mine.py` tests
+# them, and gives a hint where one is wrong. The file sees all names of this tutorial. The next cell
+# holds answers, and these tests.
 
 
 # %%

@@ -4,6 +4,10 @@ from minigrad.pictures.arrows import Arrow, Spot
 from minigrad.pictures.compound import Edge, Group
 from minigrad.pictures.diagram import Diagram, Panel
 from minigrad.pictures.drawing import draw
-from minigrad.pictures.svg import Box, Picture
+from minigrad.pictures.svg import Box, Drawing, Picture, printable
 
-__all__ = ["Arrow", "Box", "Diagram", "Edge", "Group", "Panel", "Picture", "Spot", "draw"]
+# fmt: off
+__all__ = [
+    "Arrow", "Box", "Diagram", "Drawing", "Edge", "Group", "Panel", "Picture", "Spot", "draw",
+    "printable",
+]

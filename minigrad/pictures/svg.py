@@ -83,7 +83,8 @@ class Drawing:
         target = Path(path)
         kind = target.suffix.lower()[1:]
         if kind not in self.formats:
-            ends = " or ".join(f".{name}" for name in self.formats)
+            ends = ", ".join(f".{name}" for name in self.formats[:-1])
+            ends += f"{' or ' if ends else ''}.{self.formats[-1]}"
             raise ValueError(
                 f"a picture is saved as {ends}; {target.name!r} ends in something else"
             )
