@@ -418,10 +418,10 @@ print("energies: p =", np.round(p, 3))
 law = law_of_lengths()
 counts = np.bincount(lengths, minlength=61)
 often = n * law >= 5  # rarer lengths count together
-seen, expected = (np.append(v[often], v[~often].sum()) for v in (counts, n * law))
-statistic, df = ((seen - expected) ** 2 / expected).sum(), len(seen) - 1
+counted, expected = (np.append(v[often], v[~often].sum()) for v in (counts, n * law))
+statistic, df = ((counted - expected) ** 2 / expected).sum(), len(counted) - 1
 bound = df * (1 - 2 / (9 * df) + 2.3263 * math.sqrt(2 / (9 * df))) ** 3  # p = 0.01, to rounding
-print(f"lengths: seen {seen}, expected {expected.round(1)}")
+print(f"lengths: seen {counted}, expected {expected.round(1)}")
 print(f"chi-squared {statistic:.1f}, p > 0.01 below {bound:.1f}")
 normal = rng.normal(size=(n, 4)) * theirs.std(axis=0) + theirs.mean(axis=0)
 naive = [same_distribution(normal[:, band], theirs[:, band]) for band in range(4)]
