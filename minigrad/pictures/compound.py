@@ -277,6 +277,8 @@ class _Arranger:
             points = list(route)
             if start in at:
                 points[0] = (points[0][0], at[start] + self.sizes[start][1] / 2)
+                if start in self.alias:  # no box stands there: the line goes on from its middle
+                    points.insert(0, (points[0][0], at[start]))
             if target in at:
                 points.append((points[-1][0], at[target]))
             made.lines.append(Line(self.alias.get(u, u), start, target, tuple(points), head, label))
