@@ -118,7 +118,8 @@ class _Builder:
     def edge(self, place: Place, target: Key, label: str = "") -> None:
         """To another column of the same strip an edge goes from step to step."""
         columns = [self.column(self.scene.boxes[key].group) for key in (place.key, target)]
-        across = None not in columns and columns[0] != columns[1]
+        strips = [None if c is None else self.scene.groups[c].parent for c in columns]
+        across = None not in columns and columns[0] != columns[1] and strips[0] == strips[1]
         self.scene.edges.append(Edge(place.key, target, label, "step" if across else ""))
 
     def column(self, group: Key) -> Key:
@@ -228,19 +229,21 @@ class _Builder:
             name = carry.parameter.name or ""
             number = str(carry.delay) if carry.delay > 1 else ""
             tip = f"delay {carry.delay} of {name or 'a value'}, {self.kind(carry.parameter.spec)}"
-            start = [x for x in carry.initial if isinstance(x, Value) and x.constant is None]
-            given = self.find(carry.initial[0], frame).name if not start else ""
+            start = [self.find(x, group) for x in carry.initial]
+            given = start[0].name if start[0].key is None else ""
             first = f"; first {given}" if given else ""
             text = " ".join(filter(None, (name, number)))
             self.add(key, Box((text,), "delay", tip + first, frame), carry.parameter)
-            for x in start:
-                self.edge(self.places[x], key)
+            for place in start:
+                if place.key is not None:
+                    self.edge(place, key)
             self.places[carry.parameter] = Place(key)
             squares.append(key)
         self.steps(loop.body, frame, around)
         for carry, key in zip(loop.carries, squares, strict=True):
             place = self.find(carry.result, frame)
-            self.scene.edges.append(Edge(place.key, key, "", "back"))
+            if place.key is not None:
+                self.scene.edges.append(Edge(place.key, key, "", "back"))
         for collected in loop.collected:
             place = self.find(collected.result, frame)
             for t, value in collected.outputs.items():
