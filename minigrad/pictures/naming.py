@@ -109,7 +109,7 @@ class _Watcher:
         self.paths: dict[int, str] = {}  # of modules, by identity
         self.held: dict[int, str] = {}  # of tensors
         self.names: dict[Value, str] = {}
-        self.open: list[tuple[FrameType, Call]] = []
+        self.open: list[tuple[FrameType, Call, Module | None]] = []
         self.calls: list[tuple[Call, ...]] = []  # of each step written so far
         self.counts: dict[str, int] = {}
         self.seen: set[int] = set()  # containers, by identity: they may hold themselves
@@ -153,7 +153,8 @@ class _Watcher:
             if isinstance(module, Module):
                 self.catch_up(recorder)
                 if event == "call":
-                    self.enter(frame, module)
+                    if not (self.open and self.open[-1][2] is module):  # else super().__call__
+                        self.enter(frame, module)
                 elif self.open and self.open[-1][0] is frame:
                     self.open.pop()
         elif code in BACKWARD:
@@ -172,18 +173,18 @@ class _Watcher:
 
     def catch_up(self, recorder: Any) -> None:
         """The steps written since the last call or return belong to the calls open until now."""
-        calls = tuple(call for _, call in self.open)
+        calls = tuple(call for _, call, _ in self.open)
         self.calls += [calls] * (len(recorder.steps) - len(self.calls))
 
     def enter(self, frame: FrameType, module: Module) -> None:
         kind = type(module).__name__
         if id(module) not in self.paths:
             self.learn(kind, module)
-        self.push(frame, self.paths[id(module)] or kind, kind)
+        self.push(frame, self.paths[id(module)] or kind, kind, module)
 
-    def push(self, frame: FrameType, path: str, kind: str) -> None:
+    def push(self, frame: FrameType, path: str, kind: str, module: Module | None = None) -> None:
         self.counts[path] = self.counts.get(path, 0) + 1
-        self.open.append((frame, (path, kind, self.counts[path] - 1)))
+        self.open.append((frame, (path, kind, self.counts[path] - 1), module))
 
     def apply(self, captured: Captured, arguments: list[str]) -> None:
         """Name what was captured; the name of an argument is a Named, that of a weight is not."""
