@@ -783,3 +783,65 @@ def test_the_line_from_step_to_step_goes_on_to_all_its_users():
                      for line in column.lines if line.start == link.end]  # fmt: skip
         assert len(ends) == 2
         assert ends == [pytest.approx(link.points[-1])] * 2
+
+
+def test_results_that_are_arguments_or_constants_are_drawn():
+    W = mg.Tensor(np.arange(4.0))
+
+    def program(a):
+        return a, a * 2, W, mg.zeros(3), mg.Tensor(np.arange(3.0))
+
+    for view in ("folded", "unfolded", "modules", "ops"):
+        (edge,) = draw(lambda a: a, np.ones(2), view=view).edges
+        assert (edge.source, edge.target) == (("input", 0), ("output", 0))
+        picture = draw(program, np.ones(4), view=view)
+        results = {k: b.lines for k, b in picture.boxes.items() if b.kind == "output"}
+        assert sorted(results.values()) == [
+            ("multiply", "2"), ("output 0",), ("output 2",), ("output 3", "0"), ("output 4",)
+        ]  # fmt: skip
+        into = {(title(picture, e.source), title(picture, e.target)) for e in picture.edges}
+        assert into == {
+            ("a", "multiply"), ("a", "output 0"), ("W", "output 2"), ("constant", "output 4")
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_values_and_gradients_are_asked_for_one_by_one(values, gradients):
+    picture = draw(lambda x: mg.tanh(x).sum(), np.ones(2), values=values, gradients=gradients)
+    tips = [box.tip for box in picture.boxes.values()]
+    assert any("values" in tip for tip in tips) == values
+    assert any("gradient norm" in tip for tip in tips) == gradients
+    assert bool(picture.steps) == gradients
+
+
+class Doubled(mg.nn.Linear):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
+def test_a_call_of_super_is_the_same_call():
+    net = Doubled(D, H, **F8)
+    picture = draw(lambda xs: mg.tanh(net(xs)), np.ones((B, D)))
+    assert [g.title for g in picture.groups.values()] == ["net: Doubled"]
+    inside = [b.lines[0] for b in picture.boxes.values() if b.group is not None]
+    assert sorted(inside) == ["add", "matmul", "multiply"]
+    twice = draw(lambda xs: net(xs) + net(xs), np.ones((B, D)))
+    assert [g.title for g in twice.groups.values()] == ["net: Doubled"] * 2
+
+
+def test_operands_are_first_and_second_so_that_none_has_the_name_of_another_value():
+    b = mg.Tensor(np.ones((2, 2)), requires_grad=True)
+    b.name = "b"
+    for picture in (draw(lambda x: x @ b, np.ones((2, 2))), draw(mg.Tensor(np.ones((2, 2))) @ b)):
+        into = {title(picture, e.source): e.label for e in picture.edges}
+        assert into.pop("b") == "2nd" and list(into.values()) == ["1st"]
+    picture = draw(lambda x: mg.where(x > 0, x + 1, x - 1), np.ones(2))
+    assert sorted(e.label for e in picture.edges) == ["", "1st", "1st", "a", "b", "condition"]
+
+
+def test_an_arrow_to_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"names 'q', and there is no box .* known are 'a'"):
+        Picture({"a": Box(("a",))}, [Edge("a", "q")])
+    with pytest.raises(ValueError, match=r"names 'q', and there is no box .* known are none"):
+        Picture({}, [Edge("q", "a", kind="back")])

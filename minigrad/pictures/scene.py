@@ -10,6 +10,7 @@ import numpy as np
 
 from minigrad.graph import Affine, Graph, Instruction, Loop, Value
 from minigrad.graph.ir import Operand, Step, map_static
+from minigrad.op import Op
 from minigrad.pictures.compound import Edge, Group
 from minigrad.pictures.naming import Call, Named, calls_of
 from minigrad.pictures.svg import Box
@@ -100,19 +101,19 @@ class _Builder:
 
     def result(self, i: int, value: Value) -> None:
         """An output of the graph: its op is marked, or a box of its own says what leaves."""
-        if value not in self.places:
-            return  # a constant
-        place = self.places[value]
-        box = self.scene.boxes[place.key]
-        if box.kind == "op" and box.group is None and place.slot is None:
+        place = self.find(value, None)
+        box = self.scene.boxes.get(place.key)
+        key, name = ("output", i), f"output {i}" if len(self.results) > 1 else "output"
+        if box is None:
+            self.add(key, Box((name, place.name), "output"))
+        elif box.kind in ("input", "parameter", "constant"):
+            self.add(key, Box((name,), "output"))
+            self.edge(place, key)
+        elif box.kind == "op" and box.group is None and place.slot is None:
             self.scene.boxes[place.key] = replace(box, kind="output")
-        elif box.kind not in ("output", "input", "parameter"):
-            key = ("output", i)
-            name = (
-                value.name or place.name or (f"output {i}" if len(self.results) > 1 else "output")
-            )
+        elif box.kind != "output":
             number = "" if place.slot is None else f"[{place.slot}]"
-            self.add(key, Box((name + number,), "output"), value)
+            self.add(key, Box(((value.name or place.name or name) + number,), "output"), value)
             self.edge(place, key)
 
     def edge(self, place: Place, target: Key, label: str = "") -> None:
@@ -181,8 +182,7 @@ class _Builder:
         places: dict[Key, list[Place]] = {}
         labels: dict[Key, str] = {}
         for i, x in enumerate(step.operands):
-            tells = len(step.operands) > 1 and step.op.name not in COMMUTATIVE
-            which = step.op.operand(i) if tells and not step.op.variadic else ""
+            which = "" if step.op.variadic else operand_label(step.op, i)
             if not isinstance(x, Value):
                 said.append(f"{which}={x!r}" if which else repr(x))
             elif self.within and x in self.inputs:
@@ -346,6 +346,13 @@ class _Builder:
         last = f"[{loop.trips - 2}]"
         names = {x: x.name or "" if isinstance(x, Value) else "" for x in results}
         return {x: Place(key, name=name + last if name else "") for x, name in names.items()}
+
+
+def operand_label(op: Op, place: int) -> str:
+    """Which operand, where that matters: `b` may be the name of what stands there, so not that."""
+    if len(op.operands) == 1 or op.name in COMMUTATIVE:
+        return ""
+    return ("1st", "2nd")[place] if op.operands == ("a", "b") else op.operand(place)
 
 
 def calls_of_step(step: Step) -> tuple[Call, ...]:
