@@ -820,12 +820,20 @@ class Doubled(mg.nn.Linear):
         return super().__call__(x) * 2
 
 
+class Countdown(mg.nn.Module):
+    def __call__(self, x, n):
+        return mg.tanh(self(mg.exp(x), n - 1) if n else x)
+
+
 def test_a_call_of_super_is_the_same_call():
     net = Doubled(D, H, **F8)
     picture = draw(lambda xs: mg.tanh(net(xs)), np.ones((B, D)))
     assert [g.title for g in picture.groups.values()] == ["net: Doubled"]
     inside = [b.lines[0] for b in picture.boxes.values() if b.group is not None]
     assert sorted(inside) == ["add", "matmul", "multiply"]
+    recursive = Countdown()
+    nested = draw(lambda x: recursive(x, 2), np.ones(2))
+    assert [g.title for g in nested.groups.values()] == ["recursive: Countdown"] * 3
     twice = draw(lambda xs: net(xs) + net(xs), np.ones((B, D)))
     assert [g.title for g in twice.groups.values()] == ["net: Doubled"] * 2
 

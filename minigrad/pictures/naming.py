@@ -153,8 +153,7 @@ class _Watcher:
             if isinstance(module, Module):
                 self.catch_up(recorder)
                 if event == "call":
-                    if not (self.open and self.open[-1][2] is module):  # else super().__call__
-                        self.enter(frame, module)
+                    self.enter(frame, module)
                 elif self.open and self.open[-1][0] is frame:
                     self.open.pop()
         elif code in BACKWARD:
@@ -177,6 +176,8 @@ class _Watcher:
         self.calls += [calls] * (len(recorder.steps) - len(self.calls))
 
     def enter(self, frame: FrameType, module: Module) -> None:
+        if self.open and self.open[-1][2] is module and self.open[-1][0].f_code is not frame.f_code:
+            return  # super().__call__: a call of itself would run the same code again
         kind = type(module).__name__
         if id(module) not in self.paths:
             self.learn(kind, module)
