@@ -672,3 +672,12 @@ def test_all_of_them_into_a_folder(tmp_path):
     assert cli.main(["figure", "--all", str(tmp_path / "made")]) == 0
     made = {path.name for path in (tmp_path / "made").iterdir()}
     assert made == {f"figure-{n}{'.png' if n in PLOTS else '.svg'}" for n in FIGURES}
+
+
+def test_a_diagram_of_nothing_and_an_arrow_to_nothing_are_refused():
+    for panels in ([], [Panel({}, [])], [Panel({"a": Spot(0, 0, "a")}, []), Panel({}, [])]):
+        with pytest.raises(ValueError, match="nothing to draw; a diagram has panels"):
+            Diagram(panels, title="empty")
+    for arrow in (Arrow("a", "q"), Arrow("q", "a")):
+        with pytest.raises(ValueError, match=r"names 'q', and there is no spot .* known are 'a'"):
+            Diagram([Panel({"a": Spot(0, 0, "a")}, [arrow])], title="lost")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import cProfile
 import hashlib
 import itertools
 import json
 import re
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
@@ -644,3 +646,210 @@ def test_importing_minigrad_loads_neither_graph_nor_pictures():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+# -- programs that once failed -----------------------------------------------------------------
+
+
+def two_loops(xs):
+    h = mg.zeros((B, D), dtype="float64")
+    for x in xs:
+        h = mg.tanh(h + x)
+    for _ in range(3):
+        h = mg.tanh(h * 2 + 1)
+    return h
+
+
+def test_two_loops_in_sequence_are_two_strips():
+    picture = draw(two_loops, inputs(4), view="unfolded")
+    strips = [key for key, group in picture.groups.items() if group.kind == "steps"]
+    assert [picture.groups[key].title for key in strips] == ["4 steps", "3 steps"]
+
+    def strip(key):
+        group = picture.boxes[key].group
+        while picture.groups[group].kind != "steps":
+            group = picture.groups[group].parent
+        return group
+
+    across = [strip(e.source) for e in picture.edges if e.kind == "step"]
+    assert [across.count(key) for key in strips] == [3, 2]
+    assert all(strip(e.source) == strip(e.target) for e in picture.edges if e.kind == "step")
+    check_frame(picture, picture.frame)
+
+
+def test_a_training_step_is_unfolded():
+    cell = rnn.RNNCell(D, H, **F8)
+    loss = mg.grad(lambda xs: (rnn.unroll(cell, xs)[0] ** 2).sum())
+    picture = draw(loss, inputs(3), view="unfolded", values=False, gradients=False)
+    assert sum(group.kind == "steps" for group in picture.groups.values()) == 2
+
+
+def test_a_loop_in_an_unfolded_loop_may_start_from_a_number():
+    def program(xs):
+        h = mg.zeros(H, dtype="float64")
+        for x in xs:
+            for _ in range(3):
+                h = mg.tanh(h * 2 + x)
+        return h
+
+    picture = draw(program, np.ones((4, H)), view="unfolded")
+    squares = [key for key, box in picture.boxes.items() if box.kind == "delay"]
+    assert len(squares) == 4
+    assert ["first 0" in picture.boxes[key].tip for key in squares] == [True, False, False, False]
+    given = [e.target for e in picture.edges if e.kind == "step"]
+    assert given == squares[1:]
+
+
+def test_an_argument_that_is_a_nest_with_one_leaf():
+    x = np.ones(2)
+    for nest, pick, name in (
+        ([x], lambda xs: xs[0] * 2, "xs[0]"),
+        ((x,), lambda xs: xs[0] * 2, "xs[0]"),
+        ({"a": x}, lambda xs: xs["a"] * 2, "xs[0]"),
+        (x, lambda xs: xs * 2, "xs"),
+        ([mg.Tensor(x)], lambda xs: xs[0] * 2, "xs[0]"),
+    ):
+        picture = draw(pick, nest)
+        assert [b.lines[0] for b in picture.boxes.values() if b.kind == "input"] == [name]
+
+
+def test_drawing_within_a_profiler_leaves_it_on_and_lets_errors_through():
+    def wrong(x):
+        raise RuntimeError("the user's own")
+
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        draw(mg.tanh, np.ones(2))
+        with pytest.raises(RuntimeError, match="the user's own"):
+            draw(wrong, np.ones(2))
+        sorted([3, 1, 2])
+    finally:
+        profile.disable()
+    assert any("sorted" in str(entry.code) for entry in profile.getstats())
+
+
+def test_containers_that_hold_themselves_and_large_ones_are_searched_for_names_within_bounds():
+    weight = mg.Tensor(np.ones(2))
+    circular = {"w": weight}
+    circular["self"] = circular
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    large = [weight] * 1_000_000
+
+    def program(x):
+        return x * circular["w"] if deep and large else x
+
+    start = time.process_time()
+    picture = draw(program, np.ones(2))
+    assert time.process_time() - start < 1
+    assert "circular.w" in [box.lines[0] for box in picture.boxes.values()]
+
+
+def test_variables_without_a_value_and_functions_without_a_module():
+    W = mg.Tensor(np.ones(2))
+    scope = {"__name__": None, "mg": mg}
+    exec("def helper(x):\n    y = mg.tanh(x)\n    return y * 2", scope)
+    helper = scope["helper"]
+    helper.__module__ = None
+
+    def program(x):
+        return helper(x * W) if x is not None else later
+
+    picture = draw(program, np.ones(2))
+    titles = [box.lines[0] for box in picture.boxes.values()]
+    assert "W" in titles and "y = tanh" in titles
+    later = None
+
+
+def test_the_line_from_step_to_step_goes_on_to_all_its_users():
+    W = mg.Tensor(np.full((H, H), 0.1))
+
+    def program(h):
+        for _ in range(5):
+            h = mg.tanh(h @ W) + 0.1 * h
+        return h
+
+    picture = draw(program, np.ones((B, H)), view="unfolded")
+    (strip, _), = picture.frame.frames.values()  # fmt: skip
+    links = [line for line in strip.lines if line.square]
+    assert len(links) == 4
+    for link in links:
+        ends = []
+        for column, (x, y) in strip.frames.values():
+            left, top = x - column.width / 2, y - column.height / 2
+            ends += [(left + line.points[0][0], top + line.points[0][1])
+                     for line in column.lines if line.start == link.end]  # fmt: skip
+        assert len(ends) == 2
+        assert ends == [pytest.approx(link.points[-1])] * 2
+
+
+def test_results_that_are_arguments_or_constants_are_drawn():
+    W = mg.Tensor(np.arange(4.0))
+
+    def program(a):
+        return a, a * 2, W, mg.zeros(3), mg.Tensor(np.arange(3.0))
+
+    for view in ("folded", "unfolded", "modules", "ops"):
+        (edge,) = draw(lambda a: a, np.ones(2), view=view).edges
+        assert (edge.source, edge.target) == (("input", 0), ("output", 0))
+        picture = draw(program, np.ones(4), view=view)
+        results = {k: b.lines for k, b in picture.boxes.items() if b.kind == "output"}
+        assert sorted(results.values()) == [
+            ("multiply", "2"), ("output 0",), ("output 2",), ("output 3", "0"), ("output 4",)
+        ]  # fmt: skip
+        into = {(title(picture, e.source), title(picture, e.target)) for e in picture.edges}
+        assert into == {
+            ("a", "multiply"), ("a", "output 0"), ("W", "output 2"), ("constant", "output 4")
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("values", [True, False])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_values_and_gradients_are_asked_for_one_by_one(values, gradients):
+    picture = draw(lambda x: mg.tanh(x).sum(), np.ones(2), values=values, gradients=gradients)
+    tips = [box.tip for box in picture.boxes.values()]
+    assert any("values" in tip for tip in tips) == values
+    assert any("gradient norm" in tip for tip in tips) == gradients
+    assert bool(picture.steps) == gradients
+
+
+class Doubled(mg.nn.Linear):
+    def __call__(self, x):
+        return super().__call__(x) * 2
+
+
+class Countdown(mg.nn.Module):
+    def __call__(self, x, n):
+        return mg.tanh(self(mg.exp(x), n - 1) if n else x)
+
+
+def test_a_call_of_super_is_the_same_call():
+    net = Doubled(D, H, **F8)
+    picture = draw(lambda xs: mg.tanh(net(xs)), np.ones((B, D)))
+    assert [g.title for g in picture.groups.values()] == ["net: Doubled"]
+    inside = [b.lines[0] for b in picture.boxes.values() if b.group is not None]
+    assert sorted(inside) == ["add", "matmul", "multiply"]
+    recursive = Countdown()
+    nested = draw(lambda x: recursive(x, 2), np.ones(2))
+    assert [g.title for g in nested.groups.values()] == ["recursive: Countdown"] * 3
+    twice = draw(lambda xs: net(xs) + net(xs), np.ones((B, D)))
+    assert [g.title for g in twice.groups.values()] == ["net: Doubled"] * 2
+
+
+def test_operands_are_first_and_second_so_that_none_has_the_name_of_another_value():
+    b = mg.Tensor(np.ones((2, 2)), requires_grad=True)
+    b.name = "b"
+    for picture in (draw(lambda x: x @ b, np.ones((2, 2))), draw(mg.Tensor(np.ones((2, 2))) @ b)):
+        into = {title(picture, e.source): e.label for e in picture.edges}
+        assert into.pop("b") == "2nd" and list(into.values()) == ["1st"]
+    picture = draw(lambda x: mg.where(x > 0, x + 1, x - 1), np.ones(2))
+    assert sorted(e.label for e in picture.edges) == ["", "1st", "1st", "a", "b", "condition"]
+
+
+def test_an_arrow_to_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"names 'q', and there is no box .* known are 'a'"):
+        Picture({"a": Box(("a",))}, [Edge("a", "q")])
+    with pytest.raises(ValueError, match=r"names 'q', and there is no box .* known are none"):
+        Picture({}, [Edge("q", "a", kind="back")])

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from minigrad.pictures.layout import Point, cross
 from minigrad.pictures.svg import printable, text_width
 
 COLUMN, ROW = 96.0, 76.0  # px between the centres of neighbours on the grid
@@ -27,7 +28,6 @@ BESIDE = sorted(
     itertools.product((0.5, 0.4, 0.6, 0.3, 0.7, 0.2), (1, -1), (3.0, 6.0, 10.0, 16.0)),
     key=lambda place: place[2] / 10 + abs(place[0] - 0.5),
 )
-Point = tuple[float, float]
 Frame = tuple[float, float, float, float]
 
 
@@ -150,14 +150,7 @@ class Curve:
         if not _meet(self.frame, other.frame):
             return 0
         pairs = itertools.product(*(itertools.pairwise(c.points) for c in (self, other)))
-        return sum(_cross(a, b, c, d) for (a, b), (c, d) in pairs)
-
-
-def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
-    def side(p: Point, q: Point, r: Point) -> float:
-        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
-
-    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+        return sum(cross(a, b, c, d) for (a, b), (c, d) in pairs)
 
 
 def _meet(a: Frame, b: Frame) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from minigrad.pictures.layered import Ports
-from minigrad.pictures.layout import Point, layout
+from minigrad.pictures.layout import Point, cross, layout
 
 SQUARE = 14.0  # side of the black square that stands for a delay
 SIDE = 14.0  # height of what stands at a side
@@ -277,6 +277,8 @@ class _Arranger:
             points = list(route)
             if start in at:
                 points[0] = (points[0][0], at[start] + self.sizes[start][1] / 2)
+                if start in self.alias:  # no box stands there: the line goes on from its middle
+                    points.insert(0, (points[0][0], at[start]))
             if target in at:
                 points.append((points[-1][0], at[target]))
             made.lines.append(Line(self.alias.get(u, u), start, target, tuple(points), head, label))
@@ -459,9 +461,5 @@ def crossings(paths: Sequence[Sequence[Point]]) -> int:
     total = 0
     for one, other in itertools.combinations(paths, 2):
         for (a, b), (c, d) in itertools.product(itertools.pairwise(one), itertools.pairwise(other)):
-            total += _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0
+            total += cross(a, b, c, d)
     return total
-
-
-def _side(a: Point, b: Point, c: Point) -> float:
-    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

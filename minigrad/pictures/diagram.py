@@ -18,14 +18,14 @@ from minigrad.pictures.arrows import (
     Arrow,
     Curve,
     Frame,
-    Point,
     Spot,
     frame_of,
     label_places,
     parts,
     routes,
 )
-from minigrad.pictures.svg import MARGIN, Drawing, printable, text_width
+from minigrad.pictures.layout import Point
+from minigrad.pictures.svg import MARGIN, Drawing, check_ends, printable, text_width
 
 SERIF = "'STIX Two Text', 'Latin Modern Roman', 'Times New Roman', 'DejaVu Serif', serif"
 GAP, LINE, NARROWEST = 44.0, 17.0, 420.0  # px between panels, of a line of text, of a caption
@@ -60,7 +60,7 @@ class Diagram(Drawing):
 
     `.svg`, notebooks and `.save(path)` as of every Drawing. In the SVG a panel is a group with
     data-panel, a spot one with data-spot, an arrow one with data-source, data-target, data-label
-    and data-delay.
+    and data-delay. Raises ValueError where there is nothing to draw or an arrow names no spot.
     """
 
     def __init__(
@@ -74,6 +74,10 @@ class Diagram(Drawing):
     ) -> None:
         self.panels, self.title, self.caption = list(panels), title, caption
         self.joint, self.stacked = joint, stacked
+        if not self.panels or not all(panel.spots for panel in self.panels):
+            raise ValueError("there is nothing to draw; a diagram has panels, and a panel spots")
+        for panel in self.panels:
+            check_ends("spot", panel.spots, ((a.source, a.target) for a in panel.arrows))
 
     @functools.cached_property
     def svg(self) -> str:

@@ -35,8 +35,8 @@ def draw(
     "modules", a box for each module call, in folded loops.
 
     A function is captured, so names of variables, parameters and modules are known, and run, for
-    ranges and gradient norms, unless values=False and gradients=False. A graph of `minigrad.fold`
-    is drawn with the names that it has.
+    ranges (values) and gradient norms (gradients), unless both are False. A graph of
+    `minigrad.fold` is drawn with the names that it has.
 
     values: show those of a tensor's graph of up to 4 elements. A graph keeps only what its rules
     need, and `backward` frees that, so some are unknown; hand over tensors as args to see theirs,
@@ -74,7 +74,7 @@ def draw(
         raise TypeError(f"draw takes a tensor, a function or a graph, not {type(program).__name__}")
     captured = capture_named(program, *args)
     known = captured.inputs(tree.flatten(args)[0]) if values or gradients else None
-    return _picture(captured.graph, view, T, limit, direction, known)
+    return _picture(captured.graph, view, T, limit, direction, known, values, gradients)
 
 
 def _picture(
@@ -84,10 +84,12 @@ def _picture(
     limit: int,
     direction: str | None,
     inputs: list[Tensor] | None,
+    values: bool = False,
+    gradients: bool = False,
 ) -> Picture:
     graph = unfold(graph) if view == "ops" else fold(graph)
     drawn = scene(graph, view or "folded", T, limit)
-    steps = observe(drawn, graph, inputs) if inputs is not None else []
+    steps = observe(drawn, graph, inputs, values, gradients) if inputs is not None else []
     title = f"graph of {', '.join(v.name or 'a value' for v in graph.outputs[:3])}"
     return Picture(
         drawn.boxes,

@@ -66,9 +66,9 @@ def spread(numbers: Sequence[float]) -> str:
     return f"{low:.4g}" if low == high else f"{low:.4g} … {high:.4g}"
 
 
-def facts(tensors: Sequence[Tensor], norms: Mapping[Node, float]) -> list[str]:
+def facts(tensors: Sequence[Tensor], values: bool, norms: Mapping[Node, float]) -> list[str]:
     """The range of values, and of the norms of what backward brings to them."""
-    hosts = [x.numpy() for x in tensors if x.size]
+    hosts = [x.numpy() for x in tensors if x.size] if values else []
     found = []
     if hosts:
         ends = [float(f(host)) for host in hosts for f in (np.min, np.max)]
@@ -77,9 +77,11 @@ def facts(tensors: Sequence[Tensor], norms: Mapping[Node, float]) -> list[str]:
     return found + ([f"gradient norm {spread(known)}"] if known else [])
 
 
-def observe(scene: Scene, graph: Graph, inputs: Sequence[Tensor]) -> list[tuple[Hashable, str]]:
+def observe(
+    scene: Scene, graph: Graph, inputs: Sequence[Tensor], values: bool, gradients: bool
+) -> list[tuple[Hashable, str]]:
     """Run the graph, add ranges and gradient norms to the tips of boxes; the steps of backward."""
-    made, results = _run(graph, inputs)
+    made, results = _run(graph, inputs, gradients)
     drawn = {(maker, scene.iteration.get(key)): key for key, maker in scene.makers.items()}
     places: dict[Node, Hashable] = {}
     names: dict[Node, str] = {}
@@ -91,12 +93,12 @@ def observe(scene: Scene, graph: Graph, inputs: Sequence[Tensor]) -> list[tuple[
         for node in (tensor.node for tensor in tensors if tensor.node is not None):
             places[node] = scene.within.get(key, key)
             names[node] = name if t is None else f"{name} of iteration {t}"
-    arrived = backward(results[0]) if results else []
+    arrived = backward(results[0]) if results and gradients else []
     norms = {node: norm for node, norm, _ in arrived}
     for key, tensors in seen.items():
         if key in scene.boxes:
             box = scene.boxes[key]
-            tip = " · ".join(filter(None, [*box.lines, box.wire, *facts(tensors, norms)]))
+            tip = " · ".join(filter(None, [*box.lines, box.wire, *facts(tensors, values, norms)]))
             scene.boxes[key] = replace(box, tip=tip)
     steps = zip((node for node, *_ in arrived), told(arrived, names), strict=True)
     return [(places.get(node), text) for node, text in steps]
@@ -105,15 +107,16 @@ def observe(scene: Scene, graph: Graph, inputs: Sequence[Tensor]) -> list[tuple[
 Made = tuple[Instruction | Value, int | None, list[Tensor]]
 
 
-def _run(graph: Graph, inputs: Sequence[Tensor]) -> tuple[list[Made], list[Tensor]]:
-    """The values of all inputs and steps, with the (outermost) iteration, recorded; the results."""
+def _run(graph: Graph, inputs: Sequence[Tensor], record: bool) -> tuple[list[Made], list[Tensor]]:
+    """The values of all inputs and steps, with the (outermost) iteration; the results."""
     flat = unfold(graph)
     known: dict[Value, Any] = {}
     made: list[Made] = []
     for value, x in zip(graph.inputs, inputs, strict=True):
-        known[value] = Tensor(x, requires_grad=x.dtype.kind == "f", backend=x.backend)
+        needed = record and x.dtype.kind == "f"
+        known[value] = Tensor(x, requires_grad=needed, backend=x.backend)
         made.append((value, None, [known[value]]))
-    with at_choke_points(recording=True), np.errstate(all="ignore"):
+    with at_choke_points(recording=record), np.errstate(all="ignore"):
         for (step, t), same in zip(_in_order(graph.steps, None), flat.steps, strict=True):
             if not isinstance(same, Instruction):
                 raise TypeError("a loop in a flat graph")

@@ -150,7 +150,7 @@ def ordered(graph: Layered) -> tuple[list[list[int]], int]:
     rounds = 24 if len(nodes) < 3000 else 8
     starts = [(sinks, False), (sources, False), (sinks, True), (sources, True)]
     shuffle = random.Random(0).sample  # more starts where they cost little, the same ones always
-    starts += [(shuffle(nodes, len(nodes)), False) for _ in range(12 if len(nodes) < 200 else 0)]
+    starts += [(shuffle(nodes, len(nodes)), False) for _ in range(12 if len(nodes) < 50 else 0)]
     for first, mirrored in starts:
         order = _depth_first(graph, [*first, *nodes], mirrored)
         position = [0] * len(nodes)

@@ -326,3 +326,13 @@ def _without_needless(points: list[Point]) -> list[Point]:
             kept.pop()
         kept.append(point)
     return kept
+
+
+def cross(a: Point, b: Point, c: Point, d: Point) -> bool:
+    """Whether the insides of the segments ab and cd cross."""
+    return _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0
+
+
+def _side(a: Point, b: Point, c: Point) -> float:
+    """Twice the signed area of a triangle."""
+    return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])

@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Set
-from types import FrameType
+from contextlib import suppress
+from types import FrameType, FunctionType
 from typing import Any
 
 from minigrad import autodiff, tree
@@ -21,6 +22,7 @@ from minigrad.op import bare, mode
 from minigrad.tensor import Tensor
 
 Call = tuple[str, str, int]  # path and class of a module, and the how manieth call it is
+MOST = 1000  # containers, and elements of one, in which names are looked for
 BACKWARD = (autodiff.backward.__code__, autodiff.pullback.__code__)  # are drawn as calls, too
 
 
@@ -53,7 +55,10 @@ def capture_named(f: Callable[..., Any], *args: Any) -> Captured:
     try:
         captured = capture(f, *args)
     finally:
-        sys.setprofile(before)
+        if before is not None and not callable(before):  # cProfile's, which is no function
+            before.enable()
+        else:
+            sys.setprofile(before)
     watcher.apply(captured, _arguments(f, args))
     return captured
 
@@ -67,8 +72,9 @@ def _arguments(f: Callable[..., Any], args: tuple[Any, ...]) -> list[str]:
     found = []
     for i, x in enumerate(args):
         name = names[i] if i < len(names) else f"x{i}"
-        count = len(tree.flatten(x)[0])
-        found += [name] if tree.flatten(x)[0] == [x] else [f"{name}[{j}]" for j in range(count)]
+        leaves = tree.flatten(x)[0]
+        whole = len(leaves) == 1 and leaves[0] is x
+        found += [name] if whole else [f"{name}[{j}]" for j in range(len(leaves))]
     return found
 
 
@@ -79,11 +85,20 @@ def _around(f: Callable[..., Any], seen: Set[Any] = frozenset()) -> Iterator[tup
         yield "", owner
     if inspect.isfunction(f) and f not in seen:
         seen = {*seen, f}
-        found = inspect.getclosurevars(f)
-        for name, x in (*found.nonlocals.items(), *found.globals.items()):
+        for name, x in _variables(f):
             yield name, x
-            if inspect.isfunction(x) and not x.__module__.startswith("minigrad"):
+            if inspect.isfunction(x) and not (x.__module__ or "").startswith("minigrad"):
                 yield from _around(x, seen)
+
+
+def _variables(f: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The variables of a function's closure and the globals that it names."""
+    for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
+        with suppress(ValueError):  # it may hold nothing yet
+            yield name, cell.cell_contents
+    yield from (
+        (name, f.__globals__[name]) for name in f.__code__.co_names if name in f.__globals__
+    )
 
 
 class _Watcher:
@@ -94,28 +109,37 @@ class _Watcher:
         self.paths: dict[int, str] = {}  # of modules, by identity
         self.held: dict[int, str] = {}  # of tensors
         self.names: dict[Value, str] = {}
-        self.open: list[tuple[FrameType, Call]] = []
+        self.open: list[tuple[FrameType, Call, Module | None]] = []
         self.calls: list[tuple[Call, ...]] = []  # of each step written so far
         self.counts: dict[str, int] = {}
+        self.seen: set[int] = set()  # containers, by identity: they may hold themselves
         for name, x in around.items():
             self.learn(name, x)
 
     def learn(self, name: str, x: Any) -> None:
         """The paths of a module and of all that is below it."""
-        if isinstance(x, (list, tuple, dict)):
-            for key, item in x.items() if isinstance(x, dict) else enumerate(x):
-                self.learn(f"{name}.{key}", item)
-        elif isinstance(x, Tensor):
-            self.held.setdefault(id(x), x.name or name)
-        elif isinstance(x, Module):
-            for path, module in x.named_modules():
-                before = ".".join(filter(None, (name, path)))
-                self.paths.setdefault(id(module), before)
-                for own, tensor in vars(module).items():  # buffers among them
-                    if isinstance(tensor, Tensor):
-                        self.held.setdefault(id(tensor), ".".join(filter(None, (before, own))))
-            for path, tensor in x.named_parameters():
-                self.held.setdefault(id(tensor), ".".join(filter(None, (name, path))))
+        waiting = [(name, x)]
+        while waiting:
+            name, x = waiting.pop()
+            if isinstance(x, (list, tuple, dict)):
+                if id(x) not in self.seen and max(len(x), len(self.seen)) <= MOST:
+                    self.seen.add(id(x))
+                    items = list(x.items() if isinstance(x, dict) else enumerate(x))
+                    waiting += [(f"{name}.{key}", item) for key, item in reversed(items)]
+            elif isinstance(x, Tensor):
+                self.held.setdefault(id(x), x.name or name)
+            elif isinstance(x, Module):
+                self.learn_module(name, x)
+
+    def learn_module(self, name: str, x: Module) -> None:
+        for path, module in x.named_modules():
+            before = ".".join(filter(None, (name, path)))
+            self.paths.setdefault(id(module), before)
+            for own, tensor in vars(module).items():  # buffers among them
+                if isinstance(tensor, Tensor):
+                    self.held.setdefault(id(tensor), ".".join(filter(None, (before, own))))
+        for path, tensor in x.named_parameters():
+            self.held.setdefault(id(tensor), ".".join(filter(None, (name, path))))
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
         if event not in ("call", "return"):
@@ -138,7 +162,8 @@ class _Watcher:
                 self.push(frame, "backward", "backward")
             elif self.open and self.open[-1][0] is frame:
                 self.open.pop()
-        if event == "return" and not frame.f_globals.get("__name__", "").startswith("minigrad."):
+        own = (frame.f_globals.get("__name__") or "").startswith("minigrad.")
+        if event == "return" and not own:
             for name, x in frame.f_locals.items():
                 if isinstance(x, Tensor) and hasattr(x, "backend"):
                     value = getattr(bare(x), "value", None)
@@ -147,18 +172,20 @@ class _Watcher:
 
     def catch_up(self, recorder: Any) -> None:
         """The steps written since the last call or return belong to the calls open until now."""
-        calls = tuple(call for _, call in self.open)
+        calls = tuple(call for _, call, _ in self.open)
         self.calls += [calls] * (len(recorder.steps) - len(self.calls))
 
     def enter(self, frame: FrameType, module: Module) -> None:
+        if self.open and self.open[-1][2] is module and self.open[-1][0].f_code is not frame.f_code:
+            return  # super().__call__: a call of itself would run the same code again
         kind = type(module).__name__
         if id(module) not in self.paths:
             self.learn(kind, module)
-        self.push(frame, self.paths[id(module)] or kind, kind)
+        self.push(frame, self.paths[id(module)] or kind, kind, module)
 
-    def push(self, frame: FrameType, path: str, kind: str) -> None:
+    def push(self, frame: FrameType, path: str, kind: str, module: Module | None = None) -> None:
         self.counts[path] = self.counts.get(path, 0) + 1
-        self.open.append((frame, (path, kind, self.counts[path] - 1)))
+        self.open.append((frame, (path, kind, self.counts[path] - 1), module))
 
     def apply(self, captured: Captured, arguments: list[str]) -> None:
         """Name what was captured; the name of an argument is a Named, that of a weight is not."""

@@ -13,13 +13,13 @@ from minigrad.graph import Graph, Instruction, Value
 from minigrad.graph.ir import Operand, Step
 from minigrad.pictures.compound import Edge
 from minigrad.pictures.facts import Arrived, backward, spread, told
+from minigrad.pictures.scene import operand_label
 from minigrad.pictures.svg import Box, Picture
 from minigrad.spec import Spec
 from minigrad.sweep import reached
 from minigrad.tensor import FREED, Node, Tensor, make
 
 SMALL = 4  # elements of which a box shows the values
-COMMUTATIVE = frozenset({"add", "multiply", "maximum", "minimum"})
 CROWD = 9  # so many operands and more get no labels
 COUNTED = 1000  # hidden nodes are counted no further
 
@@ -330,9 +330,9 @@ def _label(node: Node, place: int) -> str:
     parent, op = node.parents[place], node.op
     if len(node.parents) >= CROWD:
         return ""
-    label = ""
-    if len(node.parents) > 1 and op.name not in COMMUTATIVE:
-        label = str(place) if op.variadic else op.operand(place)
+    label = operand_label(op, place)
+    if op.variadic:
+        label = str(place) if len(node.parents) > 1 else ""
     if parent is not None and parent.op is not None and parent.op.outputs:
         label += f"[{node.slots[place]}]"
     return label

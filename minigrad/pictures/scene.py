@@ -10,6 +10,7 @@ import numpy as np
 
 from minigrad.graph import Affine, Graph, Instruction, Loop, Value
 from minigrad.graph.ir import Operand, Step, map_static
+from minigrad.op import Op
 from minigrad.pictures.compound import Edge, Group
 from minigrad.pictures.naming import Call, Named, calls_of
 from minigrad.pictures.svg import Box
@@ -100,25 +101,26 @@ class _Builder:
 
     def result(self, i: int, value: Value) -> None:
         """An output of the graph: its op is marked, or a box of its own says what leaves."""
-        if value not in self.places:
-            return  # a constant
-        place = self.places[value]
-        box = self.scene.boxes[place.key]
-        if box.kind == "op" and box.group is None and place.slot is None:
+        place = self.find(value, None)
+        box = self.scene.boxes.get(place.key)
+        key, name = ("output", i), f"output {i}" if len(self.results) > 1 else "output"
+        if box is None:
+            self.add(key, Box((name, place.name), "output"))
+        elif box.kind in ("input", "parameter", "constant"):
+            self.add(key, Box((name,), "output"))
+            self.edge(place, key)
+        elif box.kind == "op" and box.group is None and place.slot is None:
             self.scene.boxes[place.key] = replace(box, kind="output")
-        elif box.kind not in ("output", "input", "parameter"):
-            key = ("output", i)
-            name = (
-                value.name or place.name or (f"output {i}" if len(self.results) > 1 else "output")
-            )
+        elif box.kind != "output":
             number = "" if place.slot is None else f"[{place.slot}]"
-            self.add(key, Box((name + number,), "output"), value)
+            self.add(key, Box(((value.name or place.name or name) + number,), "output"), value)
             self.edge(place, key)
 
     def edge(self, place: Place, target: Key, label: str = "") -> None:
         """To another column of the same strip an edge goes from step to step."""
         columns = [self.column(self.scene.boxes[key].group) for key in (place.key, target)]
-        across = None not in columns and columns[0] != columns[1]
+        strips = [None if c is None else self.scene.groups[c].parent for c in columns]
+        across = None not in columns and columns[0] != columns[1] and strips[0] == strips[1]
         self.scene.edges.append(Edge(place.key, target, label, "step" if across else ""))
 
     def column(self, group: Key) -> Key:
@@ -180,8 +182,7 @@ class _Builder:
         places: dict[Key, list[Place]] = {}
         labels: dict[Key, str] = {}
         for i, x in enumerate(step.operands):
-            tells = len(step.operands) > 1 and step.op.name not in COMMUTATIVE
-            which = step.op.operand(i) if tells and not step.op.variadic else ""
+            which = "" if step.op.variadic else operand_label(step.op, i)
             if not isinstance(x, Value):
                 said.append(f"{which}={x!r}" if which else repr(x))
             elif self.within and x in self.inputs:
@@ -228,19 +229,21 @@ class _Builder:
             name = carry.parameter.name or ""
             number = str(carry.delay) if carry.delay > 1 else ""
             tip = f"delay {carry.delay} of {name or 'a value'}, {self.kind(carry.parameter.spec)}"
-            start = [x for x in carry.initial if isinstance(x, Value) and x.constant is None]
-            given = self.find(carry.initial[0], frame).name if not start else ""
+            start = [self.find(x, group) for x in carry.initial]
+            given = start[0].name if start[0].key is None else ""
             first = f"; first {given}" if given else ""
             text = " ".join(filter(None, (name, number)))
             self.add(key, Box((text,), "delay", tip + first, frame), carry.parameter)
-            for x in start:
-                self.edge(self.places[x], key)
+            for place in start:
+                if place.key is not None:
+                    self.edge(place, key)
             self.places[carry.parameter] = Place(key)
             squares.append(key)
         self.steps(loop.body, frame, around)
         for carry, key in zip(loop.carries, squares, strict=True):
             place = self.find(carry.result, frame)
-            self.scene.edges.append(Edge(place.key, key, "", "back"))
+            if place.key is not None:
+                self.scene.edges.append(Edge(place.key, key, "", "back"))
         for collected in loop.collected:
             place = self.find(collected.result, frame)
             for t, value in collected.outputs.items():
@@ -343,6 +346,13 @@ class _Builder:
         last = f"[{loop.trips - 2}]"
         names = {x: x.name or "" if isinstance(x, Value) else "" for x in results}
         return {x: Place(key, name=name + last if name else "") for x, name in names.items()}
+
+
+def operand_label(op: Op, place: int) -> str:
+    """Which operand, where that matters: `b` may be the name of what stands there, so not that."""
+    if len(op.operands) == 1 or op.name in COMMUTATIVE:
+        return ""
+    return ("1st", "2nd")[place] if op.operands == ("a", "b") else op.operand(place)
 
 
 def calls_of_step(step: Step) -> tuple[Call, ...]:

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import unicodedata
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
@@ -83,8 +83,8 @@ class Drawing:
         target = Path(path)
         kind = target.suffix.lower()[1:]
         if kind not in self.formats:
-            ends = ", ".join(f".{name}" for name in self.formats[:-1])
-            ends += f"{' or ' if ends else ''}.{self.formats[-1]}"
+            *others, last = (f".{name}" for name in self.formats)
+            ends = " or ".join(filter(None, [", ".join(others), last]))
             raise ValueError(
                 f"a picture is saved as {ends}; {target.name!r} ends in something else"
             )
@@ -116,6 +116,7 @@ class Picture(Drawing):
         if direction not in ("down", "up", "right") or (direction == "right" and self.groups):
             more = "" if self.groups else ' or "right"'
             raise ValueError(f'direction is {direction!r}; write "down", "up"{more}')
+        check_ends("box", self.boxes, ((e.source, e.target) for e in self.edges))
         self.sizes = _sizes(self.boxes, self.edges, direction)
         titles = {key: text_width(group.title, TEXT) for key, group in self.groups.items()}
         home = {key: box.group for key, box in self.boxes.items()}
@@ -150,6 +151,18 @@ class Picture(Drawing):
     def __repr__(self) -> str:
         counts = f"{len(self.boxes)} boxes, {len(self.edges)} edges"
         return f"<Picture: {counts}; .save('name.svg') writes it, a notebook shows it>"
+
+
+def check_ends(
+    noun: str, known: Mapping[Hashable, object], ends: Iterable[tuple[Hashable, Hashable]]
+) -> None:
+    """Raise ValueError unless both ends of each arrow are known."""
+    for key in itertools.chain.from_iterable(ends):
+        if key not in known:
+            raise ValueError(
+                f"an arrow names {key!r}, and there is no {noun} of that key; known are "
+                f"{', '.join(map(repr, itertools.islice(known, 9))) or 'none'}"
+            )
 
 
 def printable(text: str) -> str:
