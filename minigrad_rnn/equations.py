@@ -69,13 +69,15 @@ class Case:
         return collect(self.reference(*(x.numpy() for x in self.inputs.values())))
 
     def difference(self) -> float:
-        """The largest between the graph's values and NumPy's; infinite if names are missing."""
+        """The largest between the graph's values and NumPy's; infinite if names are missing.
+
+        NaN where either has one: `np.max` keeps it, Python's `max` only if it comes first.
+        """
         found, expected = self.captured()[1], self.expected()
-        if {k: np.shape(v) for k, v in found.items()} != {
-            k: np.shape(v) for k, v in expected.items()
-        }:
+        shapes = [{k: np.shape(v) for k, v in x.items()} for x in (found, expected)]
+        if not found or shapes[0] != shapes[1]:
             return np.inf
-        return max(float(np.max(np.abs(np.subtract(found[k], expected[k])))) for k in found)
+        return float(np.max([np.max(np.abs(np.subtract(found[k], expected[k]))) for k in found]))
 
 
 EQUATIONS: dict[str, tuple[str, Callable[[np.random.Generator], Case]]] = {}  # name: rows, function
@@ -674,12 +676,12 @@ def show(name: str) -> bool:
             print(f"  {source:<9}{line}")
             if sys.stdout.isatty():
                 print(f"  {'':<9}{readable(line)}")
-    worst = max(build(np.random.default_rng(seed)).difference() for seed in range(DRAWS))
+    worst = np.max([build(np.random.default_rng(seed)).difference() for seed in range(DRAWS)])
     names = [readable(name) for name in case.expected()]
     names = names if len(names) < 9 else [*names[:8], f"and {len(names) - 8} more"]
     verdict = "equal" if worst <= TOLERANCE else f"NOT EQUAL, more than {TOLERANCE:g}"
     print(f"  {'check':<9}{', '.join(names)}: graph and NumPy differ by {worst:.1e}: {verdict}\n")
-    return worst <= TOLERANCE
+    return bool(worst <= TOLERANCE)
 
 
 def run(options: argparse.Namespace) -> int:

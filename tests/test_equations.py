@@ -202,6 +202,41 @@ def test_a_missing_name_is_a_difference():
     assert made.difference() == np.inf
 
 
+@pytest.mark.parametrize("side", ["graph", "reference"])
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_nan_is_a_difference(name, side, capsys, monkeypatch):
+    """Whichever of several names, and whichever draw, has it."""
+
+    def wrong(rng):
+        """Wrong.
+
+        f = x
+        """
+        x = lectures.named("x", rng.normal(size=3))
+        factor = dict.fromkeys(("first", "second"), 1.0)
+        broken = factor | {name: np.nan if next(turn) else 1.0}
+        in_graph, in_numpy = (broken, factor) if side == "graph" else (factor, broken)
+
+        def program(x):
+            for key, c in in_graph.items():
+                label(x * c, key)
+
+        return lectures.Case(program, lambda x: iter([{k: x * c for k, c in in_numpy.items()}]),
+                             {"x": x})  # fmt: skip
+
+    turn = iter([1])
+    assert np.isnan(wrong(np.random.default_rng(0)).difference())
+    turn = iter([0, 0, 0, 1, 0])  # for what is printed, then for each draw
+    monkeypatch.setitem(EQUATIONS, "wrong", ("E3", wrong))
+    assert cli.main(["equations", "wrong"]) == 1
+    assert "differ by nan: NOT EQUAL" in capsys.readouterr().out
+
+
+def test_a_case_that_names_nothing_does_not_hold():
+    empty = lectures.Case(lambda: None, lambda: iter([]), {})
+    assert empty.difference() == np.inf
+
+
 def test_without_docstrings_the_command_says_so(capsys, monkeypatch):
     monkeypatch.setattr(lectures.peephole, "__doc__", None)
     assert cli.main(["equations", "peephole"]) == 2
