@@ -316,6 +316,52 @@ def test_names_outputs_and_shared_values():
     ]
 
 
+def test_invented_names_are_none_that_the_user_gave():
+    y, a1, a2, v1, u = (named(n, np.ones((2, 2))) for n in ("y", "a1", "a_2", "v_{1}", ""))
+    u.name = None
+    assert printed(lambda: mg.tanh(y)) == [r"y_{1} = \tanh(y)"]
+    assert printed(lambda: u * a1) == [r"y = a_{2} \odot a_{1}"]
+    assert printed(lambda: u * a1 + a2) == [r"y = a_{3} \odot a_{1} + a_{2}"]
+    y1 = named("y_1", np.ones((2, 2)))
+    lines = printed(lambda: (mg.tanh(y1), mg.exp(y1)))
+    assert lines == [r"y_{2} = \tanh(y_{1})", r"y_{3} = \exp(y_{1})"]
+
+    def shared():
+        long = mg.tanh(A @ B + B @ C + C @ A - A)
+        return long * v1 + long
+
+    assert printed(shared)[1] == r"y = v_{2} \odot v_{1} + v_{2}"
+    labelled = printed(lambda: (label(mg.exp(A), "y"), mg.tanh(A)))
+    assert labelled == [r"y = \exp(A)", r"y_{1} = \tanh(A)"]
+    W = named("W", np.ones((2, 4)))
+
+    def halves():
+        first, second = mg.split(W, 2, axis=-1)
+        return first - second
+
+    assert printed(halves, parts={"W": ["y", "z"]}) == ["y_{1} = y - z"]
+
+
+def test_rows_have_numbers_and_columns_have_none():
+    """Item i of an unstacked W is W^{(i)} along the first axis alone; its parts, too."""
+    W = named("W", np.ones((2, 3)))
+    assert printed(lambda: mg.unstack(W)[0] * 2.0, parts={"W": ["p", "q"]}) == ["y = 2 p"]
+    assert printed(lambda: mg.unstack(W)[0] * 2.0) == ["y = 2 W^{(1)}"]
+    for axis in (1, -1):
+        text = printed(lambda: mg.unstack(W, axis=axis)[0] * 2.0, parts={"W": ["p", "q"]})
+        assert text == [r"y = 2 \operatorname{unstack}_{\text{axis=1}}(W)_{1}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "latex"),
+    [("W_50%", r"W_{50\%}"), ("x_a&b", r"x_{a\&b}"), ("W_a#", r"W_{a\#}"), ("%", r"\%"),
+     ("#", r"\#"), ("_", r"\_"), ("a_b_c", r"\mathrm{a\_b\_c}"), ("x", "x"), ("x0", "x_{0}"),
+     ("W_ab", "W_{ab}"), (r"h^{(0)}", r"h^{(0)}")],
+)  # fmt: skip
+def test_a_name_in_latex(name, latex):
+    assert symbol(name) == latex
+
+
 def test_a_label_outside_a_capture_does_nothing():
     x = mg.Tensor([1.0])
     assert label(x, "h") is x and x.name is None
