@@ -136,8 +136,9 @@ def _first(graph: Graph, names: Mapping[Value, Hashable]) -> dict[Value, Value]:
         else:
             of = equal.setdefault(key, step).outputs
         for v, x in zip(step.outputs, map(root, of)):
-            one_name = called.get(v, called.get(x)) == called.get(x, called.get(v))
-            if x is not v and isinstance(x, Value) and one_name:
+            if x is v or not isinstance(x, Value):
+                continue
+            if called.get(v, called.get(x)) == called.get(x, called.get(v)):
                 first[v] = x
                 called.update({x: called[v]} if v in called else {})
     return first
