@@ -152,7 +152,9 @@ def test_the_command_prints_both_formulas_and_the_check(capsys):
     )
     assert r"graph    i^{(t)} = \sigma(x^{(t)} W_{xi} + h^{(t-1)} W_{hi} + b_{i}" in printed
     assert re.search(
-        r"check    i, f, o, c, h: graph and NumPy differ by \d\.\de-1\d: equal", printed
+        r"check    i, f, o, c, h: graph and the lecture's formula in NumPy differ by "
+        r"\d\.\de-1\d: equal",
+        printed,
     )
     assert printed.endswith("1 of 1 equations hold for 4 draws of weights and inputs\n")
 
@@ -161,6 +163,30 @@ def test_a_row_names_all_its_equations(capsys):
     assert cli.main(["equations", "E4"]) == 0
     printed = capsys.readouterr().out
     assert "gru (E4)" in printed and "book_gru (E4)" in printed and "2 of 2" in printed
+
+
+@pytest.mark.parametrize(
+    ("number", "names"),
+    [
+        ("10.25", ["bptt"]),  # of 10.17-10.28
+        ("10.16", ["forcing"]),  # Fig 10.16 is the LSTM's, eq 10.16 is not
+        ("10.5", ["driven"]),
+        ("10.40", ["book_lstm"]),
+        ("10.40-10.44", ["book_lstm"]),
+        ("10.44-10.45", ["book_lstm", "book_gru"]),
+    ],
+)
+def test_a_number_of_the_book_names_its_equations(number, names, capsys):
+    assert cli.main(["equations", number]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\w+) \([A-Z]", printed, re.MULTILINE) == names
+
+
+@pytest.mark.parametrize("number", ["10.99", "10.250", "110.25", "10", "10.", "Fig 10.16"])
+def test_a_number_that_no_equation_has(number, capsys):
+    assert cli.main(["equations", number]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and repr(number) in message
 
 
 def test_the_list_names_all(capsys):
@@ -347,9 +373,8 @@ def test_rows_have_numbers_and_columns_have_none():
     W = named("W", np.ones((2, 3)))
     assert printed(lambda: mg.unstack(W)[0] * 2.0, parts={"W": ["p", "q"]}) == ["y = 2 p"]
     assert printed(lambda: mg.unstack(W)[0] * 2.0) == ["y = 2 W^{(1)}"]
-    for axis in (1, -1):
-        text = printed(lambda: mg.unstack(W, axis=axis)[0] * 2.0, parts={"W": ["p", "q"]})
-        assert text == [r"y = 2 \operatorname{unstack}_{\text{axis=1}}(W)_{1}"]
+    text = printed(lambda: mg.unstack(W, axis=-1)[0] * 2.0, parts={"W": ["p", "q", "r"]})
+    assert text == [r"y = 2 \operatorname{unstack}_{\text{axis=1}}(W)_{1}"]
 
 
 @pytest.mark.parametrize(
