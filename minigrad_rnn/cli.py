@@ -253,10 +253,15 @@ def _add_equations(commands: Any) -> None:
         commands, _equations, "equations", "print the lectures' equations from captured graphs",
         "Every equation of the lectures in LaTeX: their own, what the graph of the program says\n"
         "that computes it, and whether both give the same numbers; exit status 1 if not.",
-        "\npeephole\nE4\n--list",
+        "\npeephole\nE4\n10.25\n--list",
     )  # fmt: skip
     add = parser.add_argument
-    add("name", nargs="?", metavar="NAME", help="one of them, or a row of the lectures' table")
+    add(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help="one of them, a row of the lectures' table, or 10.25, ...",
+    )
     add("--list", action="store_true", help="list them, with their rows")
 
 

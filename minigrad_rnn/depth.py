@@ -13,6 +13,7 @@ from typing import Any
 import minigrad as mg
 from minigrad import arguments
 from minigrad.nn import Linear, Module, Parameter, orthogonal
+from minigrad_rnn.plots import saved
 
 
 class MLP(Module):
@@ -150,4 +151,4 @@ def plot_gradient_norms(norms: dict[str, mg.Tensor], path: str) -> None:
         column = values.numpy()[::-1]
         axes.plot(range(1, len(column) + 1), column, label=name)
     axes.legend()
-    figure.savefig(path)
+    saved(figure, path)

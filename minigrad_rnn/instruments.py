@@ -16,6 +16,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import arguments, tree
+from minigrad_rnn.plots import saved
 from minigrad_rnn.unrolling import first_state, float_parts
 from minigrad_rnn.vanishing import state_jacobians
 
@@ -89,7 +90,7 @@ def state_gradients(
     loss(ys) is a number, from the outputs (T, B, ...). All that a part of s(t) acts on counts: for
     an LSTM, dL/dc(t) has what goes by way of h(t). Parts that hold no floats are left out.
     """
-    start = first_state(cell, xs.shape[1], "state_gradients") if state is None else state
+    start = _first(cell, xs, state, "state_gradients")
     start = tree.map(lambda s: mg.Tensor(s, requires_grad=s.dtype.kind == "f"), start)
     with mg.enable_grad():
         ys, states = _run(cell, xs, start)
@@ -160,18 +161,23 @@ def gates(
 
     A gate is what comes of `op` at a step, whatever the cell; they stand in the order in which the
     cell computes them. names share all their units out evenly: f, i, o for an LSTMCell, r, z for a
-    GRUCell, whose two are one sigmoid. Without names they are "sigmoid 0", ... as they come.
-    Raises ValueError for a cell without that op, ShapeError for names that do not share evenly.
+    GRUCell, whose two are one sigmoid. Without names they are "sigmoid 0", ... as they come. They
+    are read off what the op keeps for its derivative: its result, as sigmoid, tanh and exp do.
+    Raises ValueError for a cell without that op, for an op that does not keep its result (maximum,
+    relu's where) and where there is no step; ShapeError for names that do not share evenly.
     """
-    state = first_state(cell, xs.shape[1], "gates") if state is None else state
+    state = _first(cell, xs, state, "gates")
     rows: list[list[np.ndarray]] = []
     for x in xs:
         with mg.enable_grad():  # what is recorded can be read
             entered = [tree.map(_leaf, part) for part in (x, state)]
             y, state = cell(*entered)
-        rows.append(_results(tree.flatten((y, state))[0], op, xs.shape[1]))
+        made = _made(tree.flatten((y, state))[0], op)
+        rows.append(_results(made, xs.shape[1]))
         state = tree.map(lambda s: s.detach(), state)
-    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
+        if made and not rows[-1]:
+            raise ValueError(f"gates: the rule of {op} does not keep its results to be read")
+    if not rows[0] or len({len(row) for row in rows}) > 1:
         raise ValueError(f"gates: {type(cell).__name__} does not compute a {op} at every step")
     found = [np.stack(column) for column in zip(*rows, strict=True)]
     if names is None:
@@ -189,10 +195,14 @@ def _leaf(x: mg.Tensor) -> mg.Tensor:
     return mg.Tensor(x.detach(), requires_grad=x.dtype.kind == "f")
 
 
-def _results(ys: Sequence[mg.Tensor], op: str, rows: int) -> list[np.ndarray]:
-    """What came of an op on the way to ys, in order; its rule has kept it for its derivative."""
+def _made(ys: Sequence[mg.Tensor], op: str) -> list[Any]:
+    """The nodes of an op on the way to ys, in order."""
     named = [n for n in _reached(ys) if n.op is not None and n.op.name == op]
-    made = sorted(named, key=lambda n: n.id)
+    return sorted(named, key=lambda n: n.id)
+
+
+def _results(made: Sequence[Any], rows: int) -> list[np.ndarray]:
+    """What came of nodes whose rule has kept it for its derivative."""
     kept = ((n.backend, k, s) for n in made for (k, _), s in zip(n.plan.sources, n.saved))
     values = [np.asarray(backend.to_numpy(s)) for backend, kind, s in kept if kind == "y"]
     # A gate that looks at no row, a learned rate, say, is the same for all of them.
@@ -207,7 +217,9 @@ def saturation(
 
     Two arrays (units,) (Karpathy, Johnson and Fei-Fei 2015). mask (T, B): the real steps alone.
     """
-    counted = values.reshape(-1, values.shape[-1]) if mask is None else values[np.asarray(mask)]
+    counted = (
+        values.reshape(-1, values.shape[-1]) if mask is None else values[np.asarray(mask, bool)]
+    )
     return (counted < low).mean(axis=0), (counted > high).mean(axis=0)
 
 
@@ -216,7 +228,7 @@ def traces(cell: Any, xs: mg.Tensor, state: Any = None) -> np.ndarray:
 
     For a CharacterModel: `traces(model.cells, model.embedding(model.here(ids[:, None])))[:, 0]`.
     """
-    state = first_state(cell, xs.shape[1], "traces") if state is None else state
+    state = _first(cell, xs, state, "traces")
     with mg.no_grad():
         _, states = _run(cell, xs, state)
         rows = [
@@ -224,6 +236,13 @@ def traces(cell: Any, xs: mg.Tensor, state: Any = None) -> np.ndarray:
             for s in states
         ]
     return np.stack(rows)
+
+
+def _first(cell: Any, xs: mg.Tensor, state: Any, caller: str) -> Any:
+    """The state before the first step, of which there must be one."""
+    if not len(xs):
+        raise ValueError(f"{caller}: xs (T, B, D) has no step: T = 0, in shape {tuple(xs.shape)}")
+    return first_state(cell, xs.shape[1], caller) if state is None else state
 
 
 def _run(cell: Any, xs: mg.Tensor, state: Any) -> tuple[list[Any], list[Any]]:
@@ -241,10 +260,7 @@ def colored(text: str, values: np.ndarray, scale: float | None = None) -> str:
 
     values (len(text),); scale, by default the largest size, is the full colour.
     """
-    if np.shape(values) != (len(text),):
-        raise mg.ShapeError(
-            f"colored: one value a character, ({len(text)},), not {np.shape(values)}"
-        )
+    values = _by_character(text, values, "colored")
     scale = float(np.abs(values).max(initial=0)) if scale is None else scale
     shown = ""
     for character, value in zip(text, values, strict=True):
@@ -256,6 +272,16 @@ def colored(text: str, values: np.ndarray, scale: float | None = None) -> str:
     return shown + "\033[0m"
 
 
+def _by_character(text: str, values: np.ndarray, caller: str) -> np.ndarray:
+    """The values (len(text),) as floats; ValueError where one is not finite."""
+    values = np.asarray(values, float)
+    if values.shape != (len(text),):
+        raise mg.ShapeError(f"{caller}: one value a character, ({len(text)},), not {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{caller}: values[{np.argmin(np.isfinite(values))}] is not finite")
+    return values
+
+
 def _visible(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
 
@@ -265,6 +291,8 @@ def _visible(character: str) -> str:
 
 def draw_matrices(matrices: Mapping[str, np.ndarray], path: Any = None) -> Any:
     """Gradient matrices by name, norms (T, T), as maps on one scale, and their means by lag."""
+    if not matrices:
+        raise ValueError("draw_matrices: no matrix is given; one by name at least")
     figure = _figure(4 * (len(matrices) + 1))
     *maps, curves = figure.subplots(1, len(matrices) + 1)
     high = max(float(G.max()) for G in matrices.values())
@@ -276,7 +304,7 @@ def draw_matrices(matrices: Mapping[str, np.ndarray], path: Any = None) -> Any:
     figure.colorbar(picture, ax=maps, label="log10 of the norm", shrink=0.8)
     curves.set(title="mean by lag", xlabel="lag", ylabel="norm")
     curves.legend()
-    return _saved(figure, path)
+    return saved(figure, path)
 
 
 def draw_singular_values(curves: Mapping[str, np.ndarray], path: Any = None) -> Any:
@@ -287,7 +315,7 @@ def draw_singular_values(curves: Mapping[str, np.ndarray], path: Any = None) -> 
         lines[0].set_label(name)
     axes.set(xlabel="T - t", ylabel="singular values of ds(T)/ds(t)")
     axes.legend()
-    return _saved(axes.figure, path)
+    return saved(axes.figure, path)
 
 
 def draw_clipping(record: ClippedNorms, path: Any = None) -> Any:
@@ -298,7 +326,7 @@ def draw_clipping(record: ClippedNorms, path: Any = None) -> Any:
     axes.set(xlabel="step", ylabel="norm of the gradients")
     axes.set_title(str(record), fontsize="small")
     axes.legend()
-    return _saved(axes.figure, path)
+    return saved(axes.figure, path)
 
 
 def draw_saturation(gates: Mapping[str, np.ndarray], path: Any = None) -> Any:
@@ -309,14 +337,15 @@ def draw_saturation(gates: Mapping[str, np.ndarray], path: Any = None) -> Any:
     axes.plot([0, 1], [1, 0], color="0.7", lw=1)
     axes.set(xlabel="share below 0.1", ylabel="share above 0.9", aspect="equal")
     axes.legend(title="gate")
-    return _saved(axes.figure, path)
+    return saved(axes.figure, path)
 
 
 def draw_trace(text: str, values: np.ndarray, path: Any = None, width: int = 60) -> Any:
     """A unit's values (len(text),) as colours behind the characters: blue below 0, red above."""
-    rows = -(-len(text) // width)
+    values = _by_character(text, values, "draw_trace")
+    rows = -(-len(text) // width) or 1
     axes = _figure(width / 6, 0.6 + rows / 3).subplots()
-    padded = np.pad(np.asarray(values, float), (0, rows * width - len(text)))
+    padded = np.pad(values, (0, rows * width - len(text)))
     high = np.abs(padded).max(initial=0) or 1.0
     shown = padded.reshape(rows, width)
     axes.imshow(shown, cmap="bwr", alpha=0.6, vmin=-high, vmax=high, aspect="auto")
@@ -324,20 +353,10 @@ def draw_trace(text: str, values: np.ndarray, path: Any = None, width: int = 60)
         y, x = divmod(i, width)
         axes.text(x, y, _visible(c), ha="center", va="center", family="monospace", parse_math=False)
     axes.axis("off")
-    return _saved(axes.figure, path)
+    return saved(axes.figure, path)
 
 
 def _figure(width: float, height: float = 4) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _saved(figure: Any, path: Any) -> Any:
-    """The figure; the file, if one is wanted, is the same byte for byte every time."""
-    if path is not None:
-        import matplotlib
-
-        with matplotlib.rc_context({"svg.hashsalt": "minigrad"}):
-            figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
-    return figure

@@ -9,6 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad.nn import Module, Parameter
+from minigrad_rnn.plots import saved
 
 LEVEL = 0.7  # what the last unit should be
 
@@ -100,9 +101,7 @@ def draw_cliff(path: Any = None, n: int = 300, T: int = 20, runs: Sequence[np.nd
             heights = cliff(Unit(*inside.T.copy()), T).numpy()
         axes.plot(inside[:, 0], inside[:, 1], heights, "r.-")
     axes.set(xlabel="w", ylabel="b", zlabel="E")
-    if path is not None:
-        figure.savefig(path)
-    return figure
+    return saved(figure, path)
 
 
 def draw_norms(curves: dict[str, np.ndarray], path: Any = None) -> Any:
@@ -115,6 +114,4 @@ def draw_norms(curves: dict[str, np.ndarray], path: Any = None) -> Any:
         axes.semilogy(np.arange(len(norms))[::-1], norms, label=name)
     axes.set(xlabel="T - t", ylabel="|ds(T)/ds(t)|")
     axes.legend()
-    if path is not None:
-        figure.savefig(path)
-    return figure
+    return saved(figure, path)

@@ -152,7 +152,9 @@ def test_the_command_prints_both_formulas_and_the_check(capsys):
     )
     assert r"graph    i^{(t)} = \sigma(x^{(t)} W_{xi} + h^{(t-1)} W_{hi} + b_{i}" in printed
     assert re.search(
-        r"check    i, f, o, c, h: graph and NumPy differ by \d\.\de-1\d: equal", printed
+        r"check    i, f, o, c, h: graph and the lecture's formula in NumPy differ by "
+        r"\d\.\de-1\d: equal",
+        printed,
     )
     assert printed.endswith("1 of 1 equations hold for 4 draws of weights and inputs\n")
 
@@ -161,6 +163,30 @@ def test_a_row_names_all_its_equations(capsys):
     assert cli.main(["equations", "E4"]) == 0
     printed = capsys.readouterr().out
     assert "gru (E4)" in printed and "book_gru (E4)" in printed and "2 of 2" in printed
+
+
+@pytest.mark.parametrize(
+    ("number", "names"),
+    [
+        ("10.25", ["bptt"]),  # of 10.17-10.28
+        ("10.16", ["forcing"]),  # Fig 10.16 is the LSTM's, eq 10.16 is not
+        ("10.5", ["driven"]),
+        ("10.40", ["book_lstm"]),
+        ("10.40-10.44", ["book_lstm"]),
+        ("10.44-10.45", ["book_lstm", "book_gru"]),
+    ],
+)
+def test_a_number_of_the_book_names_its_equations(number, names, capsys):
+    assert cli.main(["equations", number]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^(\w+) \([A-Z]", printed, re.MULTILINE) == names
+
+
+@pytest.mark.parametrize("number", ["10.99", "10.250", "110.25", "10", "10.", "Fig 10.16"])
+def test_a_number_that_no_equation_has(number, capsys):
+    assert cli.main(["equations", number]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and repr(number) in message
 
 
 def test_the_list_names_all(capsys):
@@ -200,6 +226,41 @@ def test_a_missing_name_is_a_difference():
     made = case("gru")
     made.inside = {"tanh": "n"}
     assert made.difference() == np.inf
+
+
+@pytest.mark.parametrize("side", ["graph", "reference"])
+@pytest.mark.parametrize("name", ["first", "second"])
+def test_nan_is_a_difference(name, side, capsys, monkeypatch):
+    """Whichever of several names, and whichever draw, has it."""
+
+    def wrong(rng):
+        """Wrong.
+
+        f = x
+        """
+        x = lectures.named("x", rng.normal(size=3))
+        factor = dict.fromkeys(("first", "second"), 1.0)
+        broken = factor | {name: np.nan if next(turn) else 1.0}
+        in_graph, in_numpy = (broken, factor) if side == "graph" else (factor, broken)
+
+        def program(x):
+            for key, c in in_graph.items():
+                label(x * c, key)
+
+        return lectures.Case(program, lambda x: iter([{k: x * c for k, c in in_numpy.items()}]),
+                             {"x": x})  # fmt: skip
+
+    turn = iter([1])
+    assert np.isnan(wrong(np.random.default_rng(0)).difference())
+    turn = iter([0, 0, 0, 1, 0])  # for what is printed, then for each draw
+    monkeypatch.setitem(EQUATIONS, "wrong", ("E3", wrong))
+    assert cli.main(["equations", "wrong"]) == 1
+    assert "differ by nan: NOT EQUAL" in capsys.readouterr().out
+
+
+def test_a_case_that_names_nothing_does_not_hold():
+    empty = lectures.Case(lambda: None, lambda: iter([]), {})
+    assert empty.difference() == np.inf
 
 
 def test_without_docstrings_the_command_says_so(capsys, monkeypatch):
@@ -279,6 +340,51 @@ def test_names_outputs_and_shared_values():
         r"z_{1} = v_{1} \odot A",
         r"y = v_{1} + B",
     ]
+
+
+def test_invented_names_are_none_that_the_user_gave():
+    y, a1, a2, v1, u = (named(n, np.ones((2, 2))) for n in ("y", "a1", "a_2", "v_{1}", ""))
+    u.name = None
+    assert printed(lambda: mg.tanh(y)) == [r"y_{1} = \tanh(y)"]
+    assert printed(lambda: u * a1) == [r"y = a_{2} \odot a_{1}"]
+    assert printed(lambda: u * a1 + a2) == [r"y = a_{3} \odot a_{1} + a_{2}"]
+    y1 = named("y_1", np.ones((2, 2)))
+    lines = printed(lambda: (mg.tanh(y1), mg.exp(y1)))
+    assert lines == [r"y_{2} = \tanh(y_{1})", r"y_{3} = \exp(y_{1})"]
+
+    def shared():
+        long = mg.tanh(A @ B + B @ C + C @ A - A)
+        return long * v1 + long
+
+    assert printed(shared)[1] == r"y = v_{2} \odot v_{1} + v_{2}"
+    labelled = printed(lambda: (label(mg.exp(A), "y"), mg.tanh(A)))
+    assert labelled == [r"y = \exp(A)", r"y_{1} = \tanh(A)"]
+    W = named("W", np.ones((2, 4)))
+
+    def halves():
+        first, second = mg.split(W, 2, axis=-1)
+        return first - second
+
+    assert printed(halves, parts={"W": ["y", "z"]}) == ["y_{1} = y - z"]
+
+
+def test_rows_have_numbers_and_columns_have_none():
+    """Item i of an unstacked W is W^{(i)} along the first axis alone; its parts, too."""
+    W = named("W", np.ones((2, 3)))
+    assert printed(lambda: mg.unstack(W)[0] * 2.0, parts={"W": ["p", "q"]}) == ["y = 2 p"]
+    assert printed(lambda: mg.unstack(W)[0] * 2.0) == ["y = 2 W^{(1)}"]
+    text = printed(lambda: mg.unstack(W, axis=-1)[0] * 2.0, parts={"W": ["p", "q", "r"]})
+    assert text == [r"y = 2 \operatorname{unstack}_{\text{axis=1}}(W)_{1}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "latex"),
+    [("W_50%", r"W_{50\%}"), ("x_a&b", r"x_{a\&b}"), ("W_a#", r"W_{a\#}"), ("%", r"\%"),
+     ("#", r"\#"), ("_", r"\_"), ("a_b_c", r"\mathrm{a\_b\_c}"), ("x", "x"), ("x0", "x_{0}"),
+     ("W_ab", "W_{ab}"), (r"h^{(0)}", r"h^{(0)}")],
+)  # fmt: skip
+def test_a_name_in_latex(name, latex):
+    assert symbol(name) == latex
 
 
 def test_a_label_outside_a_capture_does_nothing():

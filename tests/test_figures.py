@@ -643,6 +643,19 @@ def test_plots_are_drawn(name, tmp_path):
     assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("ending", ["svg", "SVG", "pdf"])
+def test_a_plot_is_the_same_file_every_time(ending, tmp_path, monkeypatch):
+    """On another day, too: matplotlib takes the date from this variable."""
+    pytest.importorskip("matplotlib")
+    files = []
+    for seconds in ("100000000", "200000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", seconds)
+        path = tmp_path / f"{seconds}.{ending}"
+        assert cli.main(["figure", "10.15", "--save", str(path)]) == 0
+        files.append(path.read_bytes())
+    assert len(files[0]) > 5000 and files[0] == files[1]
+
+
 def test_the_curves_of_10_15_are_the_compositions():
     """By NumPy alone, from the same numbers."""
     pytest.importorskip("matplotlib")

@@ -427,6 +427,24 @@ def test_two_sequences_by_index_fold_as_by_zip():
     assert sizes(a) == [(6, 3, 1)]
 
 
+def test_the_sign_of_zero_is_kept(backend):
+    """Factors 0.0 and -0.0 are equal numbers, but not the same."""
+    factors = [-0.0, 0.0, 0.0] * 3
+
+    def program(x):
+        found = []
+        for c in factors:
+            x = mg.tanh(x) * c
+            found.append(x)
+        return found
+
+    x = mg.Tensor([1.0])
+    captured = capture(program, x)
+    found = evaluate(mg.fold(captured.graph), captured.inputs([x]))
+    want = np.cumprod([np.copysign(1, c) for c in factors])
+    assert [np.copysign(1, y.numpy()[0]) for y in found] == list(want)
+
+
 def test_random_numbers_per_step_fold(backend):
     key = mg.random.key(3)
 

@@ -248,6 +248,11 @@ def test_gates_of_a_cell_of_the_users_own(backend):
         instruments.gates(leaky, xs, ("a", "b"), start)
     with pytest.raises(ValueError, match="gates: RNNCell does not compute a sigmoid"):
         instruments.gates(rnn.RNNCell(D, H, dtype="float64"), xs)
+    kinds = {"maximum": lambda a: mg.maximum(a, 0.0), "where": mg.functional.relu}
+    for op, activation in kinds.items():
+        cell = rnn.RNNCell(D, H, activation=activation, dtype="float64")
+        with pytest.raises(ValueError, match=f"gates: the rule of {op} does not keep its results"):
+            instruments.gates(cell, xs, op=op)
     with pytest.raises(ValueError, match="gates: leaky has no initial_state"):
         instruments.gates(leaky, xs)
 
@@ -279,7 +284,22 @@ def test_saturation_counts_steps():
     low, high = instruments.saturation(values, mask=mask)
     close(low, [2 / 3, 0])
     close(high, [1 / 3, 1 / 3])
+    for numbers in (mask.astype(int), mask.astype(float), mg.Tensor(mask.astype("float32"))):
+        close(instruments.saturation(values, mask=numbers), (low, high))
     assert instruments.saturation(values, low=0.6, high=0.6)[0][1] == 0.5
+
+
+@pytest.mark.parametrize("name", ["gates", "traces", "state_gradients"])
+def test_no_step_is_a_clear_error(name):
+    cell, xs = rnn.LSTMCell(D, H, dtype="float64"), mg.Tensor(np.zeros((0, B, D)))
+    call = {
+        "gates": lambda state: instruments.gates(cell, xs, state=state),
+        "traces": lambda state: instruments.traces(cell, xs, state),
+        "state_gradients": lambda state: instruments.state_gradients(cell, mg.sum, xs, state),
+    }[name]
+    for state in (None, cell.initial_state(B)):
+        with pytest.raises(ValueError, match=rf"^{name}: xs \(T, B, D\) has no step: T = 0"):
+            call(state)
 
 
 # --- hidden units --------------------------------------------------------------------------------
@@ -316,6 +336,20 @@ def test_colored_text():
     assert "48;2;255;255;255m" in instruments.colored("a", [0.0])
     with pytest.raises(mg.ShapeError, match=r"one value a character, \(5,\), not \(4,\)"):
         instruments.colored(text, values[:4])
+    for value in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"colored: values\[1\] is not finite"):
+            instruments.colored("abc", [0.0, value, 1.0])
+
+
+def test_pictures_of_nothing_or_of_what_does_not_fit_are_clear_errors():
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match="draw_matrices: no matrix is given"):
+        instruments.draw_matrices({})
+    with pytest.raises(mg.ShapeError, match=r"draw_trace: one value a character, \(3,\), not"):
+        instruments.draw_trace("abc", np.zeros(2))
+    with pytest.raises(ValueError, match=r"draw_trace: values\[2\] is not finite"):
+        instruments.draw_trace("abc", np.array([0, 1, np.nan]))
+    assert not instruments.draw_trace("", np.zeros(0)).axes[0].texts
 
 
 # --- pictures ------------------------------------------------------------------------------------

@@ -42,13 +42,14 @@ def contract(
 ) -> list[Link]:
     """The edges between named values, in the order of their targets' names, each once.
 
-    Values of one name are one node, and what happens in it within an iteration is no edge. A value
+    Values of one name are one node, and what happens in it within an iteration is no edge; equal
+    steps are one step, but where their values have two names these are two nodes. A value
     inside a loop and what stands for it outside (items, collected outputs) are one too where both
     have the name: `inside` gives it to the inner one. weights: names of values, inputs in most
     cases, that label the paths which multiply by them. Of paths through one unnamed value that
     meet the same weights the one with the fewest steps counts, with its delay.
     """
-    first = _first(graph)
+    first = _first(graph, names)
     origins = _origins(graph, first, dict(weights or {}))
     names = {first.get(value, value): name for value, name in names.items()}
     links: dict[Link, None] = {}
@@ -78,7 +79,7 @@ def inside(graph: Graph, names: Mapping[Value, Hashable]) -> dict[Value, Hashabl
     A collected result takes the one name that its outputs have, an indexed parameter that of its
     items; where these have several names, none.
     """
-    first = _first(graph)
+    first = _first(graph, names)
     found = dict(names) | {first.get(value, value): name for value, name in names.items()}
     for loop in graph.loops():
         groups = [(c.result, tuple(c.outputs.values())) for c in loop.collected]
@@ -110,9 +111,13 @@ def _values(operands: tuple[Operand, ...]) -> tuple[Value, ...]:
     return tuple(x for x in operands if isinstance(x, Value))
 
 
-def _first(graph: Graph) -> dict[Value, Value]:
-    """Of each value the first that is the same: made by an equal step, or a part of a stack."""
+def _first(graph: Graph, names: Mapping[Value, Hashable]) -> dict[Value, Value]:
+    """Of each value the first that is the same: made by an equal step, or a part of a stack.
+
+    Two names keep two values apart, and all that is made of them.
+    """
     first: dict[Value, Value] = {}
+    called = dict(names)
     makers: dict[Operand, Instruction] = {}
     equal: dict[Hashable, Instruction] = {}
 
@@ -125,16 +130,24 @@ def _first(graph: Graph) -> dict[Value, Value]:
         makers.update(dict.fromkeys(step.outputs, step))
         operands = [root(x) for x in step.operands]
         joined = makers.get(operands[0]) if operands else None
-        key = step.op.name, hashable(step.static), *((type(x), x) for x in operands)
-        if step.op.name == "unstack" and joined and joined.op.name == "stack" and (
-            joined.static == step.static
-        ):  # fmt: skip
+        key = step.op.name, hashable(step.static), *map(hashable, operands)
+        if joined and _unstacks(step, joined):
             of: tuple[Operand, ...] = joined.operands
         else:
             of = equal.setdefault(key, step).outputs
-        pairs = ((v, root(x)) for v, x in zip(step.outputs, of) if x is not v)
-        first.update({v: x for v, x in pairs if isinstance(x, Value)})
+        for v, x in zip(step.outputs, map(root, of)):
+            if x is v or not isinstance(x, Value):
+                continue
+            if called.get(v, called.get(x)) == called.get(x, called.get(v)):
+                first[v] = x
+                called.update({x: called[v]} if v in called else {})
     return first
+
+
+def _unstacks(step: Instruction, joined: Instruction) -> bool:
+    """Whether it takes apart what a stack has joined."""
+    same = step.op.name == "unstack" and joined.op.name == "stack"
+    return same and step.static == joined.static
 
 
 def _origins(graph: Graph, first: dict[Value, Value], weights: dict[Value, str]) -> Origins:
@@ -174,7 +187,11 @@ def _origins(graph: Graph, first: dict[Value, Value], weights: dict[Value, str])
                 left, right = ([first.get(x, x) for x in _values(m.operands)] for m in joined)
                 found = _blocks(left, right, of) or found
         origins.update(dict.fromkeys(step.outputs, found))
-        late = carried.get(given[0]) if step.op.name == "split" else None
+        stacked = makers.get(given[0]) if given else None
+        if stacked and _unstacks(step, stacked):  # into values of names of their own
+            for value, x in zip(step.outputs, stacked.operands):
+                origins[value] = [_Origin(y) for y in values([x]) if y not in of]
+        late = carried.get(given[0]) if step.op.name == "split" and given else None
         parts = makers.get(late.result) if late else None
         if late and parts and _undoes(step, parts):  # what was joined is cut after a delay
             for value, part in zip(step.outputs, values(parts.operands)):

@@ -91,7 +91,7 @@ class Name(NamedTuple):
 
 
 def label(x: Tensor, name: str) -> Tensor:
-    """x, whose value bears this name (LaTeX, or W_xi) in the graph of a function being captured."""
+    """x, whose value bears this name (LaTeX, or W_ab) in the graph of a function being captured."""
     array = bare(x)
     if isinstance(array, Traced):
         array.value.name = name
@@ -107,22 +107,25 @@ def equations(
     h^{(t)}, the carry of delay 1 h^{(t-1)}, and item t of an unstacked x is x^{(t)}. An unnamed
     value stands within the formulas that use it; a long one that is used twice is called v.
     parts: what the equal parts of a parameter are called, along its last axis where it is split
-    and its first where it is unstacked: {"W_x": ["W_xi", "W_xf", "W_xo"]}.
+    and its first where it is unstacked: {"W": ["W_a", "W_b"]}.
     """
     return tuple(_Writer(graph, parts or {}).lines)
 
 
 def symbol(name: str) -> str:
-    r"""A tensor's name in LaTeX: W_xi is W_{xi}, x0 is x_{0}, loss is \mathrm{loss}."""
-    if set(name) & set("\\{}^") or len(name) == 1:
+    r"""A tensor's name in LaTeX: W_ab is W_{ab}, x0 is x_{0}, loss is \mathrm{loss}."""
+    if set(name) & set("\\{}^"):
         return name
-    found = (
-        re.fullmatch(r"([A-Za-z])_?([^_]+)", name)
-        if name[1:2] == "_" or name[1:].isdigit()
-        else None
-    )
-    escaped = re.sub(r"([_&%#$])", r"\\\1", name)
-    return f"{found[1]}_{{{found[2]}}}" if found else rf"\mathrm{{{escaped}}}"
+    if len(name) == 1:
+        return escaped(name)
+    indexed = name[1] == "_" or name[1:].isdigit()
+    found = re.fullmatch(r"([A-Za-z])_?([^_]+)", name) if indexed else None
+    return f"{found[1]}_{{{escaped(found[2])}}}" if found else rf"\mathrm{{{escaped(name)}}}"
+
+
+def escaped(text: str) -> str:
+    """Text whose characters LaTeX takes for themselves."""
+    return re.sub(r"([_&%#$])", r"\\\1", text)
 
 
 class _Writer:
@@ -140,16 +143,24 @@ class _Writer:
                 self.made.update({v: (step, i) for i, v in enumerate(step.outputs)})
                 self.given.update({v: symbol(v.name) for v in step.outputs if v.name})
         self.total, self.seen = Tally(self.given.values()), Tally[str]()
+        called = {symbol(value.name) for value in graph.inputs if value.name}
+        called.update(self.given.values(), *self.parts.values())
+        self.taken = {name.partition("^")[0] for name in called}  # h^{(0)} is one of h
         for value in graph.inputs:
             self.names[value] = Name(symbol(value.name) if value.name else self.fresh("a"))
         self.steps(graph.steps)
         unnamed = [value for value in graph.outputs if value not in self.names]
         for i, value in enumerate(unnamed):
-            self.define(value, Name(f"y_{{{i + 1}}}" if len(unnamed) > 1 else "y"))
+            name = f"y_{{{i + 1}}}" if len(unnamed) > 1 else "y"
+            self.define(value, Name(self.fresh("y") if name in self.taken else name))
 
     def fresh(self, letter: str = "v") -> str:
+        """A name that nobody has given."""
         self.count += 1
-        return f"{letter}_{{{self.count}}}"
+        while (name := f"{letter}_{{{self.count}}}") in self.taken:
+            self.count += 1
+        self.taken.add(name)
+        return name
 
     def define(self, value: Operand, name: Name, where: str = "") -> None:
         self.lines.append(Equation(str(name), self.write(value)[0], where))
@@ -219,7 +230,8 @@ class _Writer:
         if x in self.names or x not in self.made:
             return self.names.get(x)
         step, i = self.made[x]
-        whole = self.name(step.operands[0]) if step.op.name == "unstack" else None
+        rows = step.op.name == "unstack" and step.static["axis"] == 0
+        whole = self.name(step.operands[0]) if rows else None
         if whole is None or whole.offset is not None:
             return None
         own = self.parts.get(whole.symbol)

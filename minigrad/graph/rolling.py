@@ -361,5 +361,5 @@ class _Sequence:
 
 
 def same(x: Operand, y: Operand) -> bool:
-    """Whether two operands are one value, or equal numbers."""
-    return x is y or (type(x) is type(y) and not isinstance(x, Value) and x == y)
+    """Whether two operands are one value, or equal numbers; 0.0 and -0.0 are not."""
+    return x is y or (type(x) is type(y) and not isinstance(x, Value) and repr(x) == repr(y))

@@ -66,7 +66,8 @@ def hashable(static: Any) -> Hashable:
         return tuple(hashable(item) for item in static)
     if isinstance(static, slice):
         return "slice", hashable(static.start), hashable(static.stop), hashable(static.step)
-    return type(static).__name__, static  # 1, 1.0 and True are not the same
+    key = repr(static) if isinstance(static, float) else static  # 0.0 is not -0.0, nan is nan
+    return type(static).__name__, key  # 1, 1.0 and True are not the same
 
 
 def _loop_key(

@@ -10,6 +10,7 @@ import numpy as np
 import minigrad as mg
 from minigrad_rnn.experiments import pairs
 from minigrad_rnn.experiments.experiment import Bar, Experiment
+from minigrad_rnn.plots import saved
 from minigrad_rnn.seq2seq import AttentionEncoderDecoder
 
 SYMBOLS = 8
@@ -63,9 +64,7 @@ def draw_alignment(net: AttentionEncoderDecoder, row: list[int], path: Any = Non
     axes.set(xlabel="read", ylabel="written")
     axes.set_xticks(range(len(row)), map(str, row))
     axes.set_yticks(range(len(row)), map(str, row[::-1]))
-    if path is not None:
-        figure.savefig(path)
-    return figure
+    return saved(figure, path)
 
 
 EXPERIMENT = Experiment(

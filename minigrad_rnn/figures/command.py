@@ -8,6 +8,7 @@ import importlib.util
 from pathlib import Path
 
 from minigrad_rnn.figures import FIGURES, Figure
+from minigrad_rnn.plots import saved
 from minigrad_rnn.train_command import UsageError
 
 PLOTS = (".png", ".svg", ".pdf")
@@ -50,12 +51,10 @@ def write(figure: Figure, path: Path) -> None:
     if not figure.plot:
         figure.diagram().save(path)
     elif importlib.util.find_spec("matplotlib") is None:
-        raise UsageError(
-            f"figure {figure.name} is a plot, and matplotlib is not installed: "
-            f"pip install matplotlib"
-        )
+        missing = "a plot, and matplotlib is not installed: pip install matplotlib"
+        raise UsageError(f"figure {figure.name} is {missing}")
     else:
-        figure.build().savefig(path, dpi=130)
+        saved(figure.build(), path, dpi=130)
 
 
 def _all(options: argparse.Namespace) -> int:
