@@ -241,6 +241,12 @@ def _kinds(kind: type[Any]) -> set[type[Any]]:
     return {kind}.union(*(_kinds(child) for child in kind.__subclasses__()))
 
 
+def _tensors() -> list[Tensor]:
+    """All tensors there are: an object refers to its class. Half the time of gc.get_objects."""
+    kinds = _kinds(Tensor)
+    return [x for x in gc.get_referrers(*kinds) if type(x) in kinds]
+
+
 def _refuse_history(tensor: Tensor, what: str) -> None:
     if not tensor.is_leaf and mode.get().recording:
         raise CaptureError(
@@ -258,8 +264,7 @@ class Recorder:
         if gc.get_freeze_count():
             raise CaptureError("gc.freeze() hides the tensors there are; call gc.unfreeze() first")
         # Held, so that nothing made during the capture can take the place of one of them.
-        kinds = _kinds(Tensor)
-        self.existing: dict[int, Tensor] = {id(x): x for x in gc.get_objects() if type(x) in kinds}
+        self.existing: dict[int, Tensor] = {id(x): x for x in _tensors()}
         self.by_array: dict[int, list[Tensor]] = {}
         self.grads: dict[Node, Tensor | None] = {}
         self.owner: dict[int, Node] = {}  # of a tensor that is the .grad of a leaf
@@ -470,8 +475,7 @@ class Recorder:
             gc.collect()
         if not self.traced:
             return []
-        kinds = _kinds(Tensor)
-        tensors = [x for x in gc.get_objects() if type(x) in kinds and hasattr(x, "backend")]
+        tensors = [x for x in _tensors() if hasattr(x, "backend")]
         return [x for x in tensors if getattr(bare(x), "recorder", None) is self]
 
     def end(self) -> None:
