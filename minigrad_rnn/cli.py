@@ -361,9 +361,9 @@ def _experiment(options: argparse.Namespace) -> int:
 
 
 def _equations(options: argparse.Namespace) -> int:
-    from minigrad_rnn import equations
+    from minigrad_rnn.equations import command
 
-    return equations.run(options)
+    return command.run(options)
 
 
 def _figure(options: argparse.Namespace) -> int:

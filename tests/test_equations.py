@@ -18,8 +18,8 @@ import minigrad as mg
 from minigrad.graph import capture, equations, fold, label, unfold
 from minigrad.graph.latex import symbol
 from minigrad_rnn import cli
-from minigrad_rnn import equations as lectures
-from minigrad_rnn.equations import EQUATIONS, T, lecture
+from minigrad_rnn.equations import EQUATIONS, Case, gated, lecture
+from minigrad_rnn.equations.case import T, named
 from minigrad_rnn.formulas import readable
 from tests.formula_values import FormulaError, _Reader, assign
 
@@ -238,7 +238,7 @@ def test_nan_is_a_difference(name, side, capsys, monkeypatch):
 
         f = x
         """
-        x = lectures.named("x", rng.normal(size=3))
+        x = named("x", rng.normal(size=3))
         factor = dict.fromkeys(("first", "second"), 1.0)
         broken = factor | {name: np.nan if next(turn) else 1.0}
         in_graph, in_numpy = (broken, factor) if side == "graph" else (factor, broken)
@@ -247,7 +247,7 @@ def test_nan_is_a_difference(name, side, capsys, monkeypatch):
             for key, c in in_graph.items():
                 label(x * c, key)
 
-        return lectures.Case(program, lambda x: iter([{k: x * c for k, c in in_numpy.items()}]),
+        return Case(program, lambda x: iter([{k: x * c for k, c in in_numpy.items()}]),
                              {"x": x})  # fmt: skip
 
     turn = iter([1])
@@ -259,12 +259,12 @@ def test_nan_is_a_difference(name, side, capsys, monkeypatch):
 
 
 def test_a_case_that_names_nothing_does_not_hold():
-    empty = lectures.Case(lambda: None, lambda: iter([]), {})
+    empty = Case(lambda: None, lambda: iter([]), {})
     assert empty.difference() == np.inf
 
 
 def test_without_docstrings_the_command_says_so(capsys, monkeypatch):
-    monkeypatch.setattr(lectures.peephole, "__doc__", None)
+    monkeypatch.setattr(gated.peephole, "__doc__", None)
     assert cli.main(["equations", "peephole"]) == 2
     assert "-OO" in capsys.readouterr().err
 
@@ -277,14 +277,14 @@ def printed(f, *tensors, parts=None, folded=False):
     return [str(line) for line in equations(fold(graph) if folded else graph, parts)]
 
 
-def named(name, values):
+def with_name(name, values):
     x = mg.Tensor(values, dtype="float64")
     x.name = name
     return x
 
 
-A, B, C = (named(name, np.ones((2, 2))) for name in "ABC")
-R, S = named("r", np.ones((1, 2))), named("s", 1.0)
+A, B, C = (with_name(name, np.ones((2, 2))) for name in "ABC")
+R, S = with_name("r", np.ones((1, 2))), with_name("s", 1.0)
 
 
 @pytest.mark.parametrize(
@@ -343,12 +343,12 @@ def test_names_outputs_and_shared_values():
 
 
 def test_invented_names_are_none_that_the_user_gave():
-    y, a1, a2, v1, u = (named(n, np.ones((2, 2))) for n in ("y", "a1", "a_2", "v_{1}", ""))
+    y, a1, a2, v1, u = (with_name(n, np.ones((2, 2))) for n in ("y", "a1", "a_2", "v_{1}", ""))
     u.name = None
     assert printed(lambda: mg.tanh(y)) == [r"y_{1} = \tanh(y)"]
     assert printed(lambda: u * a1) == [r"y = a_{2} \odot a_{1}"]
     assert printed(lambda: u * a1 + a2) == [r"y = a_{3} \odot a_{1} + a_{2}"]
-    y1 = named("y_1", np.ones((2, 2)))
+    y1 = with_name("y_1", np.ones((2, 2)))
     lines = printed(lambda: (mg.tanh(y1), mg.exp(y1)))
     assert lines == [r"y_{2} = \tanh(y_{1})", r"y_{3} = \exp(y_{1})"]
 
@@ -359,7 +359,7 @@ def test_invented_names_are_none_that_the_user_gave():
     assert printed(shared)[1] == r"y = v_{2} \odot v_{1} + v_{2}"
     labelled = printed(lambda: (label(mg.exp(A), "y"), mg.tanh(A)))
     assert labelled == [r"y = \exp(A)", r"y_{1} = \tanh(A)"]
-    W = named("W", np.ones((2, 4)))
+    W = with_name("W", np.ones((2, 4)))
 
     def halves():
         first, second = mg.split(W, 2, axis=-1)
@@ -370,7 +370,7 @@ def test_invented_names_are_none_that_the_user_gave():
 
 def test_rows_have_numbers_and_columns_have_none():
     """Item i of an unstacked W is W^{(i)} along the first axis alone; its parts, too."""
-    W = named("W", np.ones((2, 3)))
+    W = with_name("W", np.ones((2, 3)))
     assert printed(lambda: mg.unstack(W)[0] * 2.0, parts={"W": ["p", "q"]}) == ["y = 2 p"]
     assert printed(lambda: mg.unstack(W)[0] * 2.0) == ["y = 2 W^{(1)}"]
     text = printed(lambda: mg.unstack(W, axis=-1)[0] * 2.0, parts={"W": ["p", "q", "r"]})
@@ -393,7 +393,7 @@ def test_a_label_outside_a_capture_does_nothing():
 
 
 def test_labels_survive_fold_and_unfold():
-    xs = named("x", np.ones((4, 2, 2)))
+    xs = with_name("x", np.ones((4, 2, 2)))
 
     def f(xs):
         h = A
@@ -413,7 +413,7 @@ def test_labels_survive_fold_and_unfold():
 
 
 def test_delays_and_reversed_items():
-    xs = named("x", np.ones((6, 2, 2)))
+    xs = with_name("x", np.ones((6, 2, 2)))
 
     def delayed(xs):
         past = [A, B]
@@ -437,7 +437,7 @@ def test_delays_and_reversed_items():
 
 
 def test_a_split_is_looked_through_to_the_parts_of_parameters():
-    W, b = named("W", np.ones((2, 6))), named("b", np.ones(6))
+    W, b = with_name("W", np.ones((2, 6))), with_name("b", np.ones(6))
 
     def f():
         i, f, o = mg.split(A @ W + b, 3, axis=-1)
@@ -475,7 +475,7 @@ def test_a_long_chain_is_cut_into_lines_of_bounded_length():
 
 
 def test_values_of_around_a_loop_and_numbers_as_first_values():
-    xs = named("x", np.ones((4, 2, 2)))
+    xs = with_name("x", np.ones((4, 2, 2)))
 
     def f(xs):
         total = 0.0
@@ -523,7 +523,7 @@ def built(tree, values, tanh, sigmoid):
 def test_whatever_is_printed_reads_as_what_is_computed(tree):
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(size=(2, 2)) + 3 for name in "ABC"}
-    tensors = {name: named(name, array) for name, array in arrays.items()}
+    tensors = {name: with_name(name, array) for name, array in arrays.items()}
     with np.errstate(all="ignore"):
         graph = capture(lambda: built(tree, tensors, mg.tanh, mg.sigmoid) + 0.0)
         lines = equations(graph.graph)
