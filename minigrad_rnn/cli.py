@@ -127,7 +127,7 @@ def _add_train(commands: Any) -> None:
         "Without --text it reads the docstrings of this machine's Python library, and takes\n"
         "about three minutes. Ctrl-C saves and says how to go on.",
         "\n--text novel.txt --save novel.safetensors --minutes 10\n"
-        "--cell gru --layers 1 --hidden 256\n--resume --epochs 8",
+        "--cell gru --layers 1 --hidden 256\n--resume --epochs 6",
     )  # fmt: skip
 
     def setting(name: str, help: str, **how: Any) -> None:

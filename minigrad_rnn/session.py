@@ -19,7 +19,7 @@ from minigrad_rnn.language import CELLS, CharacterModel, evaluating, log_loss
 
 KIND = "minigrad_rnn character model"
 LARGEST = 10**9  # of any setting that counts
-EPOCHS = 4  # of the default training: two to three minutes on two cores
+EPOCHS = 3  # of the default training: two to three minutes on two cores, also on slow ones
 STREAMS = 20  # that validation reads side by side, of at least STREAM characters each
 STREAM = 2000
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")  # say how many threads a product may use
