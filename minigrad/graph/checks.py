@@ -13,6 +13,8 @@ from minigrad.graph.ir import (
     Instruction,
     Loop,
     Operand,
+    Sliced,
+    Stacked,
     Step,
     Value,
     at_iteration,
@@ -140,6 +142,8 @@ def _loop(loop: Loop, known: set[Value], iterations: dict[Counter, int]) -> None
             raise GraphError(f"{len(indexed.items)} items for a loop of {loop.trips} iterations")
         if any(not _fits(x, indexed.parameter) for x in indexed.items):
             raise GraphError(f"items for {indexed.parameter!r} are of another kind")
+    for sliced in loop.sliced:
+        _rows(sliced, sliced.parameter, 0, loop.trips)
     for t in sorted({0, loop.trips - 1}):
         _steps(loop.body, set(known), {**iterations, loop.counter: t})
     for step in loop.body:
@@ -152,6 +156,23 @@ def _loop(loop: Loop, known: set[Value], iterations: dict[Counter, int]) -> None
             raise GraphError(f"collected outputs of {collected.result!r} are of another kind")
         if not all(0 <= t < loop.trips for t in collected.outputs):
             raise GraphError(f"an output of an iteration beyond {loop.trips}")
+    for stacked in loop.stacked:
+        _demand(stacked.result, known, "a stacked output")
+        _rows(stacked, stacked.result, -len(stacked.initial), loop.trips)
+        if stacked.whole.spec.shape[0] != loop.trips + len(stacked.initial):
+            raise GraphError(f"rows of {stacked.whole!r} that no iteration makes")
+        if any(x.spec != stacked.result.spec for x in stacked.initial):
+            raise GraphError(f"initial rows of {stacked.whole!r} are of another kind")
+
+
+def _rows(rows: Sliced | Stacked, row: Value, first: int, trips: int) -> None:
+    """Refuse a whole whose rows are of another kind than a value, and rows beyond its ends."""
+    count, *shape = rows.whole.spec.shape
+    if (tuple(shape), rows.whole.spec.dtype) != row.spec:
+        raise GraphError(f"rows of {rows.whole!r} are no {row!r}")
+    ends = [rows.start + rows.step * t for t in (first, trips - 1)]
+    if rows.step not in (1, -1) or min(ends) < 0 or max(ends) >= count:
+        raise GraphError(f"rows {ends[0]} to {ends[1]} of {rows.whole!r}")
 
 
 def _fits(x: Operand, parameter: Value) -> bool:

@@ -17,7 +17,10 @@ from minigrad.graph.ir import (
     at_iteration,
 )
 from minigrad.graph.skeleton import fresh, hashable
+from minigrad.op import REGISTRY
+from minigrad.spec import Spec
 
+STACK, UNSTACK = REGISTRY["stack"], REGISTRY["unstack"]
 Known = dict[Operand, Operand]
 
 
@@ -52,15 +55,33 @@ def _write(
 def _loop(loop: Loop, known: Known, iterations: dict[Counter, int], flat: list[Step]) -> None:
     past = [[known.get(x, x) for x in carry.initial] for carry in loop.carries]
     items = [[known.get(x, x) for x in indexed.items] for indexed in loop.indexed]
+    slices = [_unstacked(known.get(s.whole, s.whole), s.whole.spec, flat) for s in loop.sliced]
+    rows: list[list[Operand]] = [[known.get(x, x) for x in s.initial] for s in loop.stacked]
     for t in range(loop.trips):
         known.update({c.parameter: results[t] for c, results in zip(loop.carries, past)})
         known.update({i.parameter: values[t] for i, values in zip(loop.indexed, items)})
+        known.update(
+            {s.parameter: parts[s.start + s.step * t] for s, parts in zip(loop.sliced, slices)}
+        )
         _write(loop.body, known, {**iterations, loop.counter: t}, flat)
         for carry, results in zip(loop.carries, past, strict=True):
             results.append(known.get(carry.result, carry.result))
         for collected in loop.collected:
             if t in collected.outputs:
                 known[collected.outputs[t]] = known.get(collected.result, collected.result)
+        for stacked, results in zip(loop.stacked, rows, strict=True):
+            results.append(known.get(stacked.result, stacked.result))
+    for stacked, results in zip(loop.stacked, rows, strict=True):
+        whole = fresh(stacked.whole)
+        flat.append(Instruction(STACK, tuple(results[:: stacked.step]), {"axis": 0}, (whole,)))
+        known[stacked.whole] = whole
+
+
+def _unstacked(whole: Operand, spec: Spec, flat: list[Step]) -> tuple[Value, ...]:
+    count, *shape = spec.shape
+    parts = tuple(Value(Spec(tuple(shape), spec.dtype)) for _ in range(count))
+    flat.append(Instruction(UNSTACK, (whole,), {"axis": 0}, parts))
+    return parts
 
 
 def fingerprint(graph: Graph) -> str:

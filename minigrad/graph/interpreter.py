@@ -6,8 +6,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from minigrad.errors import ShapeError
-from minigrad.graph.ir import Counter, Graph, Instruction, Loop, Operand, Step, Value, at_iteration
+from minigrad.graph.ir import (
+    Counter,
+    Graph,
+    Instruction,
+    Loop,
+    Operand,
+    Step,
+    Value,
+    at_iteration,
+)
 from minigrad.op import at_choke_points, mode
+from minigrad.ops.shape import stack, unstack
 from minigrad.tensor import Tensor
 
 Known = dict[Value, Any]
@@ -57,14 +67,22 @@ def _instruction(step: Instruction, known: Known, iterations: dict[Counter, int]
 def _loop(loop: Loop, known: Known, iterations: dict[Counter, int]) -> None:
     past = [[_find(x, known) for x in carry.initial] for carry in loop.carries]
     items = [[_find(x, known) for x in indexed.items] for indexed in loop.indexed]
+    slices = [unstack(_find(sliced.whole, known)) for sliced in loop.sliced]
+    rows: list[list[Any]] = [[_find(x, known) for x in stacked.initial] for stacked in loop.stacked]
     for t in range(loop.trips):
         for carry, results in zip(loop.carries, past, strict=True):
             known[carry.parameter] = results[t]  # the result of iteration t - delay
         for indexed, values in zip(loop.indexed, items, strict=True):
             known[indexed.parameter] = values[t]
+        for sliced, parts in zip(loop.sliced, slices, strict=True):
+            known[sliced.parameter] = parts[sliced.start + sliced.step * t]
         _run(loop.body, known, {**iterations, loop.counter: t})
         for carry, results in zip(loop.carries, past, strict=True):
             results.append(_find(carry.result, known))
         for collected in loop.collected:
             if t in collected.outputs:
                 known[collected.outputs[t]] = _find(collected.result, known)
+        for stacked, results in zip(loop.stacked, rows, strict=True):
+            results.append(_find(stacked.result, known))
+    for stacked, results in zip(loop.stacked, rows, strict=True):
+        known[stacked.whole] = stack(results[:: stacked.step])

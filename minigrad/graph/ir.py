@@ -89,11 +89,35 @@ class Indexed:
 
 
 @dataclass(slots=True, eq=False)
+class Sliced:
+    """An indexed input as one value: iteration t sees whole[start + step * t] as `parameter`."""
+
+    parameter: Value
+    whole: Value
+    start: int = 0
+    step: int = 1
+
+
+@dataclass(slots=True, eq=False)
 class Collected:
     """A collected output: the `result` of an iteration t is known outside as outputs[t]."""
 
     result: Value
     outputs: dict[int, Value]
+
+
+@dataclass(slots=True, eq=False)
+class Stacked:
+    """A collected output as one value: whole[start + step * t] is the `result` of iteration t.
+
+    Iterations before the first one count too: theirs are the initial values, as in a Carry.
+    """
+
+    result: Value
+    whole: Value
+    start: int = 0
+    step: int = 1
+    initial: tuple[Value, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -105,21 +129,33 @@ class Loop:
     carries: tuple[Carry, ...] = ()
     indexed: tuple[Indexed, ...] = ()
     collected: tuple[Collected, ...] = ()
+    sliced: tuple[Sliced, ...] = ()
+    stacked: tuple[Stacked, ...] = ()
     counter: Counter = field(default_factory=Counter)
 
     @property
     def outputs(self) -> tuple[Value, ...]:
-        return tuple(v for c in self.collected for _, v in sorted(c.outputs.items()))
+        single = tuple(v for c in self.collected for _, v in sorted(c.outputs.items()))
+        return (*single, *(s.whole for s in self.stacked))
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """What of an iteration is seen by later ones or outside."""
+        kinds = (self.carries, self.collected, self.stacked)
+        return tuple(x.result for kind in kinds for x in kind)
 
     @property
     def parameters(self) -> tuple[Value, ...]:
-        return (*(c.parameter for c in self.carries), *(i.parameter for i in self.indexed))
+        kinds = (self.carries, self.indexed, self.sliced)
+        return tuple(x.parameter for kind in kinds for x in kind)
 
     @property
     def operands(self) -> tuple[Operand, ...]:
         """What the loop needs from around it: initial values, items, and what the body uses."""
-        given = [x for c in self.carries for x in c.initial]
+        given: list[Operand] = [x for c in self.carries for x in c.initial]
         given += [x for i in self.indexed for x in i.items]
+        given += [s.whole for s in self.sliced]
+        given += [x for s in self.stacked for x in s.initial]
         made = set(self.parameters)
         free: dict[Operand, None] = {}
         for step in self.body:
@@ -127,8 +163,7 @@ class Loop:
                 if isinstance(x, Value) and x not in made and x.constant is None:
                     free[x] = None
             made.update(step.outputs)
-        results = [*(c.result for c in self.carries), *(c.result for c in self.collected)]
-        free.update({r: None for r in results if r not in made and r.constant is None})
+        free.update({r: None for r in self.results if r not in made and r.constant is None})
         return (*given, *free)
 
 

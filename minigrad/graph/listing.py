@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minigrad.graph.ir import Affine, Counter, Graph, Loop, Operand, Step, Value, map_static
+from minigrad.graph.ir import (
+    Affine,
+    Counter,
+    Graph,
+    Loop,
+    Operand,
+    Sliced,
+    Stacked,
+    Step,
+    Value,
+    map_static,
+)
 from minigrad.spec import Spec
 
 
@@ -71,6 +82,12 @@ class _Listing:
             self.lines.append(
                 f"{inner}{name} = ({items})[{counter}]  {kind(indexed.parameter.spec)}"
             )
+        for sliced in loop.sliced:
+            whole = self.operands([sliced.whole])
+            name = self.name(sliced.parameter)
+            self.lines.append(
+                f"{inner}{name} = {whole}[{_row(sliced, counter)}]  {kind(sliced.parameter.spec)}"
+            )
         starts = [self.operands(carry.initial) for carry in loop.carries]
         names = [self.name(carry.parameter) for carry in loop.carries]
         place = len(self.lines)
@@ -85,6 +102,14 @@ class _Listing:
             name = self.group(sorted(collected.outputs.items()))
             kept = _ranges(sorted(collected.outputs))
             self.lines.append(f"{inner}{result} -> {name}[{kept}]")
+        for stacked in loop.stacked:
+            result = self.operands([stacked.result])
+            first = self.operands(stacked.initial)
+            name = self.name(stacked.whole)
+            self.lines.append(
+                f"{inner}{result} -> {name}[{_row(stacked, counter)}]"
+                f"{', first ' + first if first else ''}  {kind(stacked.whole.spec)}"
+            )
 
     def operands(self, operands: Sequence[Operand]) -> str:
         """Operands, those that are evenly spaced outputs of one step as a range."""
@@ -132,6 +157,12 @@ class _Raw(str):
 
     def __repr__(self) -> str:
         return str(self)
+
+
+def _row(rows: Sliced | Stacked, counter: str) -> str:
+    """`t`, `1 + t`, `19 - t`."""
+    sign = "-" if rows.step < 0 else "+"
+    return f"{rows.start} {sign} {counter}" if rows.start or rows.step < 0 else counter
 
 
 def _label(value: Value) -> str:

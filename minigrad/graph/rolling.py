@@ -110,8 +110,7 @@ class _Folder:
     def within(self, step: Step) -> Step:
         """The step with its body folded."""
         if isinstance(step, Loop):
-            results = [*(c.result for c in step.carries), *(c.result for c in step.collected)]
-            return replace(step, body=self.fold(step.body, set(results)))
+            return replace(step, body=self.fold(step.body, set(step.results)))
         return step
 
 
@@ -332,7 +331,7 @@ class _Sequence:
             ),
             tuple(Indexed(v, u[1]) for u, v in parameters.items() if u[0] == "indexed"),
             tuple(self._collected(made, start, period, trips, end)),
-            counter,
+            counter=counter,
         )
         _remember_items(loop, self.places)
         return loop

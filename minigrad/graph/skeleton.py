@@ -188,5 +188,5 @@ def _clone_loop(
             Indexed(local[i.parameter], given) for i, given in zip(loop.indexed, items, strict=True)
         ),
         tuple(kept),
-        counters[loop.counter],
+        counter=counters[loop.counter],
     )
