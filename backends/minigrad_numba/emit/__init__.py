@@ -1,0 +1,1 @@
+"""LLVM code from captured graphs."""
