@@ -1,0 +1,412 @@
+"""Kernels as loops: one nest over a space, the last axis in vectors, all outputs at once.
+
+What does not change along an axis is computed outside of that axis's loop. Axes along which every
+operand and output runs on without a gap become one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from llvmlite import ir
+
+from minigrad.graph.fusing import Kernel
+from minigrad.graph.ir import Instruction, Operand, Value
+from minigrad.graph.planning import Location, Plan
+from minigrad.graph.properties import (
+    Places,
+    View,
+    as_view,
+    everywhere,
+    is_elementwise,
+    reducer,
+    stretched,
+    through,
+    views,
+)
+
+from .functions import namespace
+from .loops import INDEX, ONE, POINTER, ZERO, Code, index
+from .vector import Lanes, Number, Vector, load, scalar_type, store
+
+if TYPE_CHECKING:
+    from .program import Function
+
+START = {"sum": 0, "any": False, "all": True}  # of a reduction; max and min start at infinities
+SMALL = 4096  # elements below which a kernel is not worth a second thread
+
+
+@dataclass(eq=False)
+class Node:
+    """A value that a kernel reads or computes; strides: per axis of the space, in elements."""
+
+    place: Location | None = None
+    strides: list[int] = field(default_factory=list)
+    step: Instruction | None = None
+    operands: tuple[Any, ...] = ()
+    dtype: Any = None
+    number: Operand = 0
+    depth: int = 0  # the number of loops that it lies in
+
+
+@dataclass(eq=False)
+class Write:
+    """An output in one of the places where it belongs; folded: the reduction that makes it."""
+
+    node: Node
+    place: Location
+    strides: list[int]
+    folded: str | None = None
+    total: Any = None  # the memory in which the reduction is gathered
+
+
+class Nest:
+    """The loops of one kernel, and what is in them."""
+
+    def __init__(self, plan: Plan, kernel: Instruction) -> None:
+        assert isinstance(kernel.op, Kernel)
+        self.plan, self.op = plan, kernel.op
+        self.maker = {value: step for step in self.op.body for value in step.outputs}
+        self.known: dict[tuple[Value, Places], Node] = {}
+        self.nodes: list[Node] = []
+        self.writes: list[Write] = []
+        self.folded: tuple[int, ...] = ()
+        for value in kernel.outputs:
+            self.root(value)
+
+    # what is computed from what
+
+    def root(self, value: Value) -> None:
+        step = self.maker[value]
+        name = reducer(step.op)
+        whole = everywhere(self.op.space)
+        if name is None:
+            node, results = self.node(value, whole), list(range(len(self.op.space)))
+        else:
+            (operand,) = (x for x in step.operands if isinstance(x, Value))
+            node = self.node(operand, whole)
+            self.folded = step.static["axis"]
+            kept = [a for a in range(len(self.op.space)) if a not in self.folded]
+            results = list(range(len(self.op.space))) if step.static["keepdims"] else kept
+        for place in (self.plan.home(value), *self.plan.stores.get(value, ())):
+            strides = [0] * len(self.op.space)
+            for axis, stride in zip(results, place.view.strides, strict=True):
+                strides[axis] = 0 if axis in self.folded else stride
+            self.writes.append(Write(node, place, strides, name))
+
+    def node(self, value: Value, places: Places) -> Node:
+        if (value, places) not in self.known:
+            self.known[value, places] = self.made(value, places)
+        return self.known[value, places]
+
+    def made(self, value: Value, places: Places) -> Node:
+        step = self.maker.get(value)
+        if step is None:
+            return self.read(value, self.plan.home(value), places)
+        if is_elementwise(step.op):
+            operands = tuple(
+                self.node(x, stretched(places, value.spec.shape, x.spec.shape))
+                if isinstance(x, Value)
+                else x
+                for x in step.operands
+            )
+            return self.add(Node(step=step, operands=operands, dtype=value.spec.dtype))
+        (base,) = (x for x in step.operands if isinstance(x, Value))
+        at = step.outputs.index(value)
+        if base not in self.maker:
+            home = self.plan.home(base)
+            shown = views(step, home.view)
+            if shown is not None:
+                return self.read(value, home.part(shown[at]), places)
+        inner = through((views(step) or [])[at], base.spec.shape, places)
+        if inner is None:
+            raise NotImplementedError(f"{step.op.name} of what is not in memory")
+        return self.node(base, inner)
+
+    def read(self, value: Value, place: Location, places: Places) -> Node:
+        view = as_view(places, place.view, self.op.space)
+        return self.add(Node(place.part(view), list(view.strides), dtype=value.spec.dtype))
+
+    def add(self, node: Node) -> Node:
+        self.nodes.append(node)
+        return node
+
+    # axes
+
+    def accesses(self) -> Iterator[list[int]]:
+        for node in self.nodes:
+            if node.place is not None:
+                yield node.strides
+        for write in self.writes:
+            yield write.strides
+
+    def axes(self) -> list[list[int]]:
+        """Groups of axes of the space that one loop runs along; those of size 1 are in none."""
+        groups: list[list[int]] = []
+        space = self.op.space
+        for axis, n in enumerate(space):
+            if n == 1:
+                continue
+            if groups:
+                last = groups[-1][-1]
+                alike = (last in self.folded) == (axis in self.folded)
+                if alike and all(s[last] == s[axis] * n for s in self.accesses()):
+                    groups[-1].append(axis)
+                    continue
+            groups.append([axis])
+        return groups
+
+
+class Loops:
+    """A nest written as code."""
+
+    def __init__(self, function: Function, nest: Nest, bounds: tuple[Any, Any] | None) -> None:
+        self.function, self.nest, self.code = function, nest, function.code
+        self.lanes = Lanes(function.code, function.target.lanes, function.target.fma)
+        self.xp = namespace(self.lanes)
+        groups = nest.axes()
+        folded = [g for g in groups if g[0] in nest.folded]
+        kept = [g for g in groups if g[0] not in nest.folded]
+        self.order = kept + folded
+        self.kept = len(kept)
+        self.vector = self.order.index(groups[-1]) if groups else -1
+        space = nest.op.space
+        self.sizes = [function.number(math.prod(space[a] for a in g)) for g in self.order]
+        self.bounds = {}
+        if bounds is not None:
+            for at, group in enumerate(self.order):
+                if group[0] == 0:
+                    inner = function.number(math.prod(space[a] for a in group[1:]))
+                    low, high = (self.code.mul(b, inner) for b in bounds)
+                    self.bounds[at] = (low, high)
+
+    def write(self, split: bool) -> None:
+        """The code; split: each thread a share of the outermost axis that is kept."""
+        if not split:
+            return self.start()
+        total = math.prod(self.nest.op.space)
+        if self.kept == 0 or total < SMALL:
+            with self.function.first_thread():
+                self.start()
+            return None
+        if self.vector == 0:
+            self.bounds[0] = self.function.share(self.sizes[0], self.lanes.count)
+        else:
+            self.bounds[0] = self.function.share(self.sizes[0], 1)
+        return self.start()
+
+    def start(self) -> None:
+        for node in self.nest.nodes:
+            if node.place is not None:
+                node.depth = self.depth(node.strides)
+            else:
+                inner = [x.depth for x in node.operands if isinstance(x, Node)]
+                node.depth = max(inner, default=0)
+        pointers = {}
+        for item in (*self.nest.nodes, *self.nest.writes):
+            if item.place is not None:
+                pointers[item] = self.function.address(item.place)
+        for write in self.nest.writes:
+            if write.folded:
+                write.total = self.code.local(self.lanes.type(self.gathered(write)))
+        self.level(0, {}, pointers, None)
+
+    def depth(self, strides: list[int]) -> int:
+        return max((i + 1 for i, g in enumerate(self.order) if strides[g[-1]]), default=0)
+
+    def stride(self, item: Node | Write, at: int) -> int:
+        return item.strides[self.order[at][-1]]
+
+    def level(self, depth: int, known: dict[Node, Any], pointers: dict[Any, Any], mask: Any) -> None:
+        """The code inside `depth` loops: what is computed there, then the next loop."""
+        known = dict(known)
+        for node in self.nest.nodes:
+            if node.depth == depth:
+                known[node] = self.compute(node, known, pointers, mask)
+        if depth == self.kept:
+            self.begin()
+        if depth < len(self.order):
+            self.loop(depth, known, pointers, mask)
+        else:
+            self.finish_element(known, pointers, mask)
+        if depth == self.kept:
+            self.end(pointers, mask)
+
+    def loop(self, depth: int, known: Any, pointers: Any, mask: Any) -> None:
+        low, high = self.bounds.get(depth, (ZERO, self.sizes[depth]))
+        code = self.code
+
+        def inside(i: Any, mask: Any) -> None:
+            moved = {}
+            for item, pointer in pointers.items():
+                stride = self.stride(item, depth)
+                moved[item] = pointer
+                if stride:
+                    size = self.size(item)
+                    by = i if stride == 1 else code.mul(i, self.function.number(stride))
+                    moved[item] = code.gep(
+                        pointer, [by], inbounds=True, source_etype=ir.IntType(8 * size)
+                    )
+            self.level(depth + 1, known, moved, mask)
+
+        if depth != self.vector:
+            with code.loop(low, high) as i:
+                inside(i, mask)
+            return
+        count = index(self.lanes.count)
+        whole = code.add(low, code.multiples(code.sub(high, low), self.lanes.count))
+        with code.loop(low, whole, count) as i:
+            inside(i, None)
+        with code.if_then(code.icmp_signed("<", whole, high)):
+            inside(whole, self.tail(code.sub(high, whole)))
+
+    def tail(self, left: Any) -> Vector:
+        """The lanes that are still within the axis."""
+        n = self.lanes.count
+        places = ir.Constant(ir.VectorType(INDEX, n), list(range(n)))
+        limit = self.lanes.splat(left, np.int64).value
+        return self.lanes.vector(self.code.icmp_signed("<", places, limit), np.bool_)
+
+    def size(self, item: Node | Write) -> int:
+        assert item.place is not None
+        return item.place.buffer.dtype.itemsize
+
+    # elements
+
+    def compute(self, node: Node, known: Any, pointers: Any, mask: Any) -> Any:
+        if node.step is None:
+            return self.load(node, pointers[node], mask)
+        floating = any(
+            isinstance(x, Node) and x.dtype.kind == "f" for x in node.operands
+        ) or node.dtype.kind == "f"
+        operands = [
+            known[x] if isinstance(x, Node) else self.number(x, floating) for x in node.operands
+        ]
+        made = node.step.op.forward(self.xp, *operands, **node.step.static)
+        if not isinstance(made, Vector):
+            made = self.lanes.lift(made, node.dtype)
+        return made.astype(node.dtype)
+
+    def number(self, x: Any, floating: bool) -> Any:
+        if isinstance(x, bool) or not floating:
+            return x
+        return Number(self.lanes, self.function.real(float(x)), float(x))
+
+    def load(self, node: Node, pointer: Any, mask: Any) -> Vector:
+        along = self.stride(node, self.vector) if self.vector >= 0 else 0
+        if along == 1:
+            return load(self.lanes, pointer, node.dtype, mask)
+        if along == 0:
+            return self.lanes.splat(self.scalar(pointer, node.dtype), node.dtype)
+        return self.gather(node, pointer, along, mask)
+
+    def scalar(self, pointer: Any, dtype: Any) -> Any:
+        stored = ir.IntType(8) if dtype.kind == "b" else scalar_type(dtype)
+        value = self.code.load(pointer, align=dtype.itemsize, typ=stored)
+        return self.code.trunc(value, ir.IntType(1)) if dtype.kind == "b" else value
+
+    def gather(self, node: Node, pointer: Any, along: int, mask: Any) -> Vector:
+        """Lanes that do not lie beside each other, one by one."""
+        stride = self.function.number(along)
+        result = ir.Constant(self.lanes.type(node.dtype), [0] * self.lanes.count)
+        for i in range(self.lanes.count):
+            by = self.code.mul(index(i), stride)
+            if mask is not None:  # within the array in any case: lane 0 is
+                inside = self.code.extract_element(mask.value, ir.IntType(32)(i))
+                by = self.code.select(inside, by, ZERO)
+            at = self.code.gep(
+                pointer, [by], inbounds=True, source_etype=ir.IntType(8 * node.dtype.itemsize)
+            )
+            x = self.scalar(at, node.dtype)
+            result = self.code.insert_element(result, x, ir.IntType(32)(i))
+        return self.lanes.vector(result, node.dtype)
+
+    def store(self, vector: Vector, write: Write, pointer: Any, mask: Any) -> None:
+        along = self.stride(write, self.vector) if self.vector >= 0 else 0
+        if along == 1:
+            store(self.lanes, pointer, vector, mask)
+            return
+        size = write.place.buffer.dtype.itemsize
+        value = vector.astype(np.uint8) if vector.dtype.kind == "b" else vector
+        count = self.lanes.count if along else 1
+        for i in range(count):
+            by = self.code.mul(index(i), self.function.number(along))
+            at = self.code.gep(pointer, [by], inbounds=True, source_etype=ir.IntType(8 * size))
+            x = self.code.extract_element(value.value, ir.IntType(32)(i))
+            if mask is not None and i:
+                inside = self.code.extract_element(mask.value, ir.IntType(32)(i))
+                with self.code.if_then(inside):
+                    self.code.store(x, at, align=size)
+            else:
+                self.code.store(x, at, align=size)
+
+    # reductions
+
+    def gathered(self, write: Write) -> np.dtype:
+        """The dtype in which a reduction is gathered: a sum of floats in float64."""
+        if write.folded == "sum" and write.node.dtype.kind == "f":
+            return np.dtype("float64")
+        if write.folded == "sum":
+            return write.place.buffer.dtype
+        return np.dtype("bool") if write.folded in ("any", "all") else write.node.dtype
+
+    def neutral(self, write: Write) -> Vector:
+        dtype = self.gathered(write)
+        if write.folded in START:
+            return self.lanes.constant(START[write.folded], dtype)
+        ends = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+        low, high = (-np.inf, np.inf) if dtype.kind == "f" else (ends.min, ends.max)
+        return self.lanes.constant(low if write.folded == "max" else high, dtype)
+
+    def combine(self, write: Write, a: Vector, b: Vector) -> Vector:
+        if write.folded == "sum":
+            return a + b
+        if write.folded in ("any", "all"):
+            return a | b if write.folded == "any" else a & b
+        found: Vector = (self.xp.maximum if write.folded == "max" else self.xp.minimum)(a, b)
+        return found
+
+    def begin(self) -> None:
+        for write in self.nest.writes:
+            if write.folded:
+                self.code.store(self.neutral(write).value, write.total)
+
+    def total(self, write: Write) -> Vector:
+        dtype = self.gathered(write)
+        return self.lanes.vector(self.code.load(write.total, typ=self.lanes.type(dtype)), dtype)
+
+    def finish_element(self, known: Any, pointers: Any, mask: Any) -> None:
+        for write in self.nest.writes:
+            value = known[write.node]
+            if not write.folded:
+                self.store(value, write, pointers[write], mask)
+                continue
+            value = value.astype(self.gathered(write))
+            if mask is not None and self.vector >= self.kept:
+                value = self.xp.where(mask, value, self.neutral(write))
+            self.code.store(self.combine(write, self.total(write), value).value, write.total)
+
+    def end(self, pointers: Any, mask: Any) -> None:
+        for write in self.nest.writes:
+            if write.folded:
+                value = self.total(write)
+                if self.vector >= self.kept:
+                    value = self.across(write, value)
+                self.store(value.astype(write.place.buffer.dtype), write, pointers[write], mask)
+
+    def across(self, write: Write, value: Vector) -> Vector:
+        """All lanes combined, in each of them."""
+        half = self.lanes.count // 2
+        n = self.lanes.count
+        while half:
+            turned = ir.Constant(
+                ir.VectorType(ir.IntType(32), n), [(i + half) % n for i in range(n)]
+            )
+            other = self.code.shuffle_vector(value.value, value.value, turned)
+            value = self.combine(write, value, value.like(other))
+            half //= 2
+        return value

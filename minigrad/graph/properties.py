@@ -1,0 +1,240 @@
+"""What an op is, found out by running its forward on things that are no arrays.
+
+No op is known by its name here but the product, the joins and addition: whoever adds an elementwise
+op or a view adds nothing to this package.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from minigrad.graph.ir import Affine, Instruction, Value, map_static
+from minigrad.graph.skeleton import hashable
+from minigrad.op import REGISTRY, Op, Static
+from minigrad.tensor import Shape
+
+PRODUCT, CONCATENATE, STACK = (REGISTRY[name] for name in ("matmul", "concatenate", "stack"))
+
+
+# --- elementwise ---------------------------------------------------------------------------------
+
+
+class _Element:
+    """One element, of which nothing is known: every operator gives another."""
+
+    dtype = np.dtype("float32")
+
+    def astype(self, dtype: Any) -> _Element:
+        return self
+
+    def _operator(self, *others: Any) -> _Element:
+        return self
+
+
+for _name in (
+    "add sub mul truediv floordiv mod pow and or xor lshift rshift lt le gt ge eq ne neg invert"
+).split():
+    setattr(_Element, f"__{_name}__", _Element._operator)
+    setattr(_Element, f"__r{_name}__", _Element._operator)
+
+
+class _Elements:
+    """The functions of elements in NumPy's namespace: its ufuncs, and where."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "where" and not isinstance(getattr(np, name), np.ufunc):
+            raise AttributeError(f"{name} is no function of single elements")
+        return lambda *operands: _Element()
+
+
+@cache
+def is_elementwise(op: Op) -> bool:
+    """Whether forward computes each element of the result from one element of each operand."""
+    if op.outputs or op.variadic or op.namespace != "xp" or "shape" in op.static:
+        return False
+    static = dict.fromkeys(op.static, np.dtype("float32"))
+    try:
+        found = op.forward(_Elements(), *(_Element() for _ in op.operands), **static)
+    except Exception:  # whatever it needs, one element is not enough
+        return False
+    return isinstance(found, _Element)
+
+
+@cache
+def reducer(op: Op) -> str | None:
+    """The function of NumPy's namespace that folds whole axes into one value, if forward is that.
+
+    Axes and keepdims are the op's static arguments.
+    """
+    whole, folded, named = _Element(), object(), []
+
+    class Namespace:
+        def __getattr__(self, name: str) -> Any:
+            def fold(x: Any, **static: Any) -> Any:
+                named.append(name)
+                return folded if x is whole and set(static) == {"axis", "keepdims"} else None
+
+            return fold
+
+    if set(op.static) != {"axis", "keepdims"} or op.namespace != "xp" or len(op.operands) != 1:
+        return None
+    try:
+        found = op.forward(Namespace(), whole, axis=(0,), keepdims=False)
+    except Exception:  # it does more than that
+        return None
+    return named[0] if found is folded else None
+
+
+def has_counter(static: Static) -> bool:
+    """Whether static arguments depend on a loop's iteration."""
+    found: list[Any] = []
+    map_static(lambda leaf: found.append(leaf) if isinstance(leaf, Affine) else None, static)
+    return bool(found)
+
+
+# --- views ---------------------------------------------------------------------------------------
+
+
+class View(NamedTuple):
+    """Elements of an array of some other shape, without a copy: strides and offset in elements."""
+
+    shape: Shape
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie one after another."""
+        sizes = [(n, s) for n, s in zip(self.shape, self.strides, strict=True) if n != 1]
+        return self.strides == () or [s for _, s in sizes] == [
+            math.prod(n for n, _ in sizes[i + 1 :]) for i in range(len(sizes))
+        ]
+
+
+def contiguous(shape: Shape) -> View:
+    """All elements of an array in their order."""
+    return View(tuple(shape), tuple(math.prod(shape[i + 1 :]) for i in range(len(shape))))
+
+
+def views(step: Instruction, of: View | None = None) -> list[View] | None:
+    """The outputs as views of the only operand, itself a view of an array; None if one copies."""
+    if len(step.operands) != 1 or not isinstance(step.operands[0], Value):
+        return None
+    if step.op.namespace != "xp" or has_counter(step.static):
+        return None
+    key = hashable(step.static)
+    return _views(step.op, key, _Static(step.static), of or contiguous(step.operands[0].spec.shape))
+
+
+class _Static(dict[str, Any]):
+    """Static arguments beside their key, which alone counts."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+@lru_cache(4096)
+def _views(op: Op, key: Any, static: _Static, of: View) -> list[View] | None:
+    # Never touched if op makes views; zeros otherwise, which the system maps when they are read.
+    reach = of.offset + sum(max(0, s * (n - 1)) for n, s in zip(of.shape, of.strides, strict=True))
+    memory = np.zeros(reach + 1, dtype=np.int8)
+    array = as_strided(memory[of.offset :], of.shape, of.strides)
+    try:
+        made = op.forward(np, array, **static)
+    except Exception:
+        return None
+    parts = made if op.outputs else [made]
+    found = []
+    for part in parts:
+        if part.size and not np.may_share_memory(part, memory):
+            return None
+        offset = _address(part) - _address(memory) if part.size else 0
+        found.append(View(tuple(part.shape), tuple(part.strides), offset))
+    return found
+
+
+def _address(array: np.ndarray) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+# --- places of elements --------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Along one axis of a value: position offset + step * i, i the position along axis `along`."""
+
+    offset: int
+    step: int = 0
+    along: int | None = None
+
+
+Places = tuple[Place, ...]  # one for each axis of a value
+
+
+def everywhere(shape: Shape) -> Places:
+    """Each element of a space at its own place."""
+    return tuple(Place(0, 1, axis) for axis in range(len(shape)))
+
+
+def stretched(places: Places, result: Shape, operand: Shape) -> Places:
+    """The places of an operand that is broadcast to a result, given the places of the result."""
+    first = len(result) - len(operand)
+    return tuple(
+        Place(0) if n == 1 and result[first + a] != 1 else places[first + a]
+        for a, n in enumerate(operand)
+    )
+
+
+def through(view: View, base: Shape, places: Places) -> Places | None:
+    """The places in an array of shape `base` of a view's elements, given places in the view.
+
+    None if an axis of the view runs along several axes of the base.
+    """
+    strides = contiguous(base).strides
+    offsets = []
+    rest = view.offset
+    for n, stride in zip(base, strides, strict=True):
+        offsets.append(min(rest // stride, n - 1) if stride and n else 0)
+        rest -= offsets[-1] * stride
+    found = [Place(offset) for offset in offsets]
+    for axis, (n, stride) in enumerate(zip(view.shape, view.strides, strict=True)):
+        if n == 1 or stride == 0:
+            continue
+        for b, (size, unit) in enumerate(zip(base, strides, strict=True)):
+            steps, remainder = divmod(stride, unit) if unit else (0, 1)
+            last = offsets[b] + steps * (n - 1)
+            if size > 1 and not remainder and 0 <= last < size:
+                break
+        else:
+            return None
+        if found[b].along is not None:
+            return None
+        found[b] = Place(offsets[b], steps, axis)
+    return tuple(_composed(place, places) for place in found)
+
+
+def _composed(place: Place, places: Places) -> Place:
+    if place.along is None:
+        return place
+    inner = places[place.along]
+    return Place(place.offset + place.step * inner.offset, place.step * inner.step, inner.along)
+
+
+def as_view(places: Places, of: View, space: Shape) -> View:
+    """Places in an array that is itself a view of memory, as a view of that memory."""
+    offset = of.offset
+    strides = [0] * len(space)
+    for place, stride in zip(places, of.strides, strict=True):
+        offset += place.offset * stride
+        if place.along is not None:
+            strides[place.along] += place.step * stride
+    return View(tuple(space), tuple(strides), offset)
