@@ -166,9 +166,9 @@ class _Scope:
             return
         (base,) = (x for x in step.operands if isinstance(x, Value))
         for view in views(step) or ():
-            if through(view, base.spec.shape, everywhere(view.shape)) is None:
-                if self.is_lazy(self.maker.get(base)):
-                    self.kept[base] = None
+            scattered = through(view, base.spec.shape, everywhere(view.shape)) is None
+            if scattered and self.is_lazy(self.maker.get(base)):
+                self.kept[base] = None
 
     # the order of kernels
 

@@ -28,17 +28,16 @@ from minigrad.graph.ir import (
     Value,
 )
 from minigrad.graph.properties import (
-    CONCATENATE,
     STACK,
     View,
     contiguous,
     everywhere,
     is_elementwise,
+    is_join,
     reducer,
     through,
     views,
 )
-from minigrad.op import Op
 
 ALIGNMENT = 64  # bytes, a line of the cache
 
@@ -124,11 +123,6 @@ class Plan:
             buffer.value = value
             self.places[value] = Location(buffer, contiguous(value.spec.shape))
         return self.places[value]
-
-
-def is_join(op: Op) -> bool:
-    """Whether an op puts its operands beside each other."""
-    return op in (CONCATENATE, STACK)
 
 
 def plan(graph: Graph, is_opaque: Callable[[Step], bool]) -> Plan:
@@ -249,17 +243,12 @@ class _Planner:
                 continue
             size = math.prod(spec.shape)
             ring = self.plan.scratch(spec.dtype, (delay + 1) * size)
-            for i, x in enumerate(carry.initial):
-                view = contiguous(spec.shape)._replace(offset=i * size)
-                before.append(Copy(x, Location(ring, view)))
-            slots = [
-                Location(
-                    ring, contiguous(spec.shape), (Slot(loop.counter, shift, delay + 1, size),)
-                )
-                for shift in (0, delay)
-            ]
-            self.plan.places[carry.parameter] = slots[0]
-            self.want(carry.result, slots[1], loop.body, turns)
+            view = contiguous(spec.shape)
+            for i, first in enumerate(carry.initial):
+                before.append(Copy(first, Location(ring, view._replace(offset=i * size))))
+            now, new = (Slot(loop.counter, shift, delay + 1, size) for shift in (0, delay))
+            self.plan.places[carry.parameter] = Location(ring, view, (now,))
+            self.want(carry.result, Location(ring, view, (new,)), loop.body, turns)
         self.give(loop.body)
 
     # from the start

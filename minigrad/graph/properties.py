@@ -36,9 +36,9 @@ class _Element:
         return self
 
 
-for _name in (
-    "add sub mul truediv floordiv mod pow and or xor lshift rshift lt le gt ge eq ne neg invert"
-).split():
+_OPERATORS = """
+    add sub mul truediv floordiv mod pow and or xor lshift rshift lt le gt ge eq ne neg invert"""
+for _name in _OPERATORS.split():
     setattr(_Element, f"__{_name}__", _Element._operator)
     setattr(_Element, f"__r{_name}__", _Element._operator)
 
@@ -88,6 +88,11 @@ def reducer(op: Op) -> str | None:
     except Exception:  # it does more than that
         return None
     return named[0] if found is folded else None
+
+
+def is_join(op: Op) -> bool:
+    """Whether an op puts its operands beside each other."""
+    return op in (CONCATENATE, STACK)
 
 
 def has_counter(static: Static) -> bool:

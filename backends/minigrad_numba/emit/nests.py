@@ -19,7 +19,6 @@ from minigrad.graph.ir import Instruction, Operand, Value
 from minigrad.graph.planning import Location, Plan
 from minigrad.graph.properties import (
     Places,
-    View,
     as_view,
     everywhere,
     is_elementwise,
@@ -30,7 +29,7 @@ from minigrad.graph.properties import (
 )
 
 from .functions import namespace
-from .loops import INDEX, ONE, POINTER, ZERO, Code, index
+from .loops import INDEX, ZERO, index
 from .vector import Lanes, Number, Vector, load, scalar_type, store
 
 if TYPE_CHECKING:
@@ -221,7 +220,9 @@ class Loops:
     def stride(self, item: Node | Write, at: int) -> int:
         return item.strides[self.order[at][-1]]
 
-    def level(self, depth: int, known: dict[Node, Any], pointers: dict[Any, Any], mask: Any) -> None:
+    def level(
+        self, depth: int, known: dict[Node, Any], pointers: dict[Any, Any], mask: Any
+    ) -> None:
         """The code inside `depth` loops: what is computed there, then the next loop."""
         known = dict(known)
         for node in self.nest.nodes:
@@ -280,9 +281,10 @@ class Loops:
     def compute(self, node: Node, known: Any, pointers: Any, mask: Any) -> Any:
         if node.step is None:
             return self.load(node, pointers[node], mask)
-        floating = any(
-            isinstance(x, Node) and x.dtype.kind == "f" for x in node.operands
-        ) or node.dtype.kind == "f"
+        floating = (
+            any(isinstance(x, Node) and x.dtype.kind == "f" for x in node.operands)
+            or node.dtype.kind == "f"
+        )
         operands = [
             known[x] if isinstance(x, Node) else self.number(x, floating) for x in node.operands
         ]

@@ -17,8 +17,8 @@ from llvmlite import ir
 
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value
-from minigrad.graph.planning import Buffer, Copy, Location, Plan, Row, Slot, is_join
-from minigrad.graph.properties import PRODUCT, View, everywhere, views
+from minigrad.graph.planning import Buffer, Copy, Location, Plan, Row
+from minigrad.graph.properties import PRODUCT, View, everywhere, is_join, views
 
 from . import library, products
 from .loops import INDEX, ONE, POINTER, ZERO, Code, define, index
@@ -46,6 +46,9 @@ class Function:
         self.reals: list[float] = []
         self.iterations: dict[Counter, Any] = {}
         self.packed: dict[tuple[Any, ...], Buffer] = {}
+        self.repeats = 1  # of the code that is being written
+        self.work = 0  # multiplications and additions, and elements of kernels
+        self.notes: list[str] = []
 
     # what the tables hold
 
@@ -63,9 +66,7 @@ class Function:
             return index(n)
         self.numbers.append(n)
         with self.code.goto_entry_block():
-            place = self.code.gep(
-                self.integers, [index(len(self.numbers) - 1)], source_etype=INDEX
-            )
+            place = self.code.gep(self.integers, [index(len(self.numbers) - 1)], source_etype=INDEX)
             return self.code.load(place, typ=INDEX)
 
     def real(self, x: float) -> Any:
@@ -120,13 +121,18 @@ class Function:
         if isinstance(step, Loop):
             self.loop(step)
         elif isinstance(step.op, Kernel):
-            Loops(self, Nest(self.plan, step), None).write(split=True)
+            self.kernel(step, None, split=True)
         elif step.op is PRODUCT:
             self.product(step)
         elif not is_join(step.op):
             return self.copies(step)  # a view: nothing to do, but where it is wanted elsewhere
         self.barrier()
         return self.copies(step)
+
+    def kernel(self, step: Instruction, bounds: Any, split: bool = False) -> None:
+        assert isinstance(step.op, Kernel)
+        self.work += self.repeats * math.prod(step.op.space) * len(step.op.body)
+        Loops(self, Nest(self.plan, step), bounds).write(split)
 
     def copies(self, step: Step) -> None:
         found = list(self.plan.copies.get(step, ())) if not isinstance(step, Loop) else []
@@ -147,14 +153,17 @@ class Function:
             self.copy(copy, split=True)
         self.pack_around(loop)
         self.barrier()
-        rows = batch(self.plan, loop)
-        if rows:
+        rows, why = batch(self.plan, loop)
+        what = f"loop of {loop.trips}, {len(loop.body)} steps: "
+        self.notes.append(what + (why or f"each thread some of {rows} rows"))
+        if not why:
             self.iterate(loop, self.share(self.number(rows), 1))
         else:
             with self.first_thread():
                 self.iterate(loop, None)
 
     def iterate(self, loop: Loop, bounds: Any) -> None:
+        self.repeats *= loop.trips
         with self.code.loop(ZERO, self.number(loop.trips)) as t:
             self.iterations[loop.counter] = t
             for step in loop.body:
@@ -162,6 +171,7 @@ class Function:
             for copy in self.plan.turns.get(loop, ()):
                 self.copy(copy, bounds=bounds)
         del self.iterations[loop.counter]
+        self.repeats //= loop.trips
 
     def inner(self, step: Step, bounds: Any) -> None:
         """A step of a loop's body, for the rows of one thread."""
@@ -170,7 +180,7 @@ class Function:
                 self.copy(copy)
             self.iterate(step, None)
         elif isinstance(step.op, Kernel):
-            Loops(self, Nest(self.plan, step), bounds).write(split=False)
+            self.kernel(step, bounds)
             return
         elif step.op is PRODUCT:
             self.multiply(step, bounds)
@@ -192,6 +202,7 @@ class Function:
             self.multiply(step, self.share(self.number(m.leading), m.unit))
             return
         form = products.shape(m.dtype.name, self.target)
+        self.work += m.work * self.repeats
         scratch = self.scratch(m.dtype, products.scratch_size(m.columns, form), each=True)
         low, high = self.share(self.number(m.rows), form.rows)
         (a, row, column), (b, b_row, b_column), (c, c_row) = self.sides(m)
@@ -203,6 +214,7 @@ class Function:
     def multiply(self, step: Instruction, bounds: Any) -> None:
         """A product, or the rows `bounds` of it; of a batch of matrices one after another."""
         m = Matrices(self.plan, step)
+        self.work += m.work * self.repeats
         low, high = bounds or (ZERO, self.number(m.leading))
         name = m.dtype.name
         if not m.batch:
@@ -218,9 +230,7 @@ class Function:
         with contextlib.ExitStack() as loops:
             places = [
                 loops.enter_context(
-                    self.code.loop(low, high)
-                    if axis == 0
-                    else self.code.loop(ZERO, self.number(n))
+                    self.code.loop(low, high) if axis == 0 else self.code.loop(ZERO, self.number(n))
                 )
                 for axis, n in enumerate(m.batch)
             ]
@@ -256,7 +266,9 @@ class Function:
                 if not m.batch and right not in inside and not m.right.moves:
                     self.pack(m.right, m.depth, m.columns, m.dtype, split=True)
 
-    def pack(self, right: Location, depth: int, columns: int, dtype: Any, split: bool = False) -> Any:
+    def pack(
+        self, right: Location, depth: int, columns: int, dtype: Any, split: bool = False
+    ) -> Any:
         """B in panels: packed before, or now; split: by all threads, each some of the panels."""
         key = (right.buffer, right.view, right.moves)
         if key in self.packed:
@@ -336,6 +348,10 @@ class Matrices:
         return self.batch[0] if self.batch else self.rows
 
     @property
+    def work(self) -> int:
+        return 2 * math.prod(self.batch) * self.rows * self.depth * self.columns
+
+    @property
     def unit(self) -> int:
         return 1 if self.batch else 6
 
@@ -385,16 +401,20 @@ def made_in(loop: Loop) -> set[Value]:
     return found
 
 
-def batch(plan: Plan, loop: Loop) -> int:
-    """The size of the first axis if each step computes a row of it from that row alone, else 0."""
+def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
+    """The size of the first axis, and why some step needs other rows of it, if one does."""
     if not loop.carries:
-        return 0
+        return 0, "nothing carried, one thread"
     shape = loop.carries[0].parameter.spec.shape
     rows = shape[0] if shape else 0
     moving = made_in(loop) - {s.parameter for s in loop.sliced}
     if rows < 2 or any(x.parameter.spec.shape[:1] != (rows,) for x in loop.carries):
-        return 0
-    return rows if all(_by_rows(plan, step, rows, moving) for step in loop.body) else 0
+        return rows, "no batch to share, one thread"
+    for step in loop.body:
+        if not _by_rows(plan, step, rows, moving):
+            name = "a loop" if isinstance(step, Loop) else step.op.name
+            return rows, f"{name} needs all rows, one thread"
+    return rows, ""
 
 
 def _by_rows(plan: Plan, step: Step, rows: int, moving: set[Value]) -> bool:
@@ -431,4 +451,4 @@ def _within_row(view: View, home: View) -> bool:
     low = high = view.offset - home.offset
     for n, stride in others:
         low, high = low + min(0, stride * (n - 1)), high + max(0, stride * (n - 1))
-    return view.strides[:1] == (row,) and 0 <= low and high < row
+    return view.strides[:1] == (row,) and low >= 0 and high < row

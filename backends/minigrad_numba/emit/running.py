@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,16 +16,17 @@ from llvmlite import ir
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
-from minigrad.graph.planning import Location, Plan, is_join, plan
-from minigrad.graph.properties import PRODUCT, views
+from minigrad.graph.planning import plan
+from minigrad.graph.properties import PRODUCT, is_join, views
 from minigrad.op import bare
 from minigrad.tensor import make
 
 from . import library, objects, pool, target
-from .nests import Loops, Nest
 from .program import Function
 
 SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4)
+LINE = 64  # bytes of the cache's lines
+SMALL = 20_000_000  # operations below which a second thread costs more than it brings
 DTYPES = {np.dtype(name) for name in ("float32", "float64", "bool", "int64", "int32", "uint32")}
 
 
@@ -53,76 +56,91 @@ class Segment:
         self.reals = np.array(function.reals or [0.0])
         self.pointers = np.zeros(max(1, len(self.buffers)), dtype=np.uintp)
         self.native: Any = None
+        self.moving: list[
+            tuple[int, Any]
+        ] = []  # places in the table of what is elsewhere each time
 
 
 class Program:
-    """What emit returns: called with arrays for the graph's inputs, it returns its outputs."""
+    """A graph as native code: called with arrays for its inputs, it returns those of its outputs.
+
+    What has no native code runs op by op in between.
+    """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
         self.graph, self.backend = graph, backend
         self.plan = plan(graph, is_foreign)
-        self.pool = _pool()
-        self.threads = self.pool.threads
         self.lock = threading.Lock()
-        self.module = ir.Module("program")
         self.parts: list[Segment | Step] = []
-        self.write()
+        self.notes: list[str] = []
+        self.work = 0
+        module = ir.Module("program")
+        self.write(module)
+        self.pool = _pool(pool.threads() if self.work > SMALL else 1)
         library.load()
-        self.native = objects.compile(self.module)
+        self.text = str(module)
+        before = replace(objects.counters)
+        self.native = objects.compile(self.text)
+        self.cost = _spent(before)
         self.memory()
 
-    def write(self) -> None:
+    def write(self, module: ir.Module) -> None:
         """The code of each run of native steps."""
         waiting: list[Step] = []
         for step in self.graph.steps:
             if step in self.plan.opaque:
-                self.segment(waiting)
+                self.segment(module, waiting)
                 waiting = []
                 self.parts.append(step)
             else:
                 waiting.append(step)
-        self.segment(waiting, last=True)
+        self.segment(module, waiting, last=True)
 
-    def segment(self, steps: list[Step], last: bool = False) -> None:
+    def segment(self, module: ir.Module, steps: list[Step], last: bool = False) -> None:
         if not steps and not (last and self.plan.last):
             return
         name = f"part{len(self.parts)}"
-        function = Function(self.module, name, self.plan, target.host())
+        function = Function(module, name, self.plan, target.host())
         for step in steps:
             function.step(step)
         for copy in self.plan.last if last else ():
             function.copy(copy, split=True)
         function.code.ret_void()
+        self.work += function.work
+        self.notes += function.notes
         self.parts.append(Segment(function, name))
 
     def memory(self) -> None:
         """Scratch memory, which all calls share, and the addresses that never change."""
-        own = [b for b in self.plan.buffers if b.kind in ("own", "each")]
         size = self.plan.bytes
-        for buffer in own:
-            size = -(-size // 64) * 64
-            buffer.offset = size
-            size += buffer.bytes * (self.threads if buffer.kind == "each" else 1)
-        self.bytes = size
-        self.arena = np.empty(size + 64, dtype=np.uint8)
-        self.state = np.zeros(library.BARRIER_SIZE + 64, dtype=np.uint8)
-        start = -(-self.arena.ctypes.data // 64) * 64
-        self.first = start - self.arena.ctypes.data
-        self.fixed: dict[Any, int] = {}
-        self.constants: list[np.ndarray] = []
         for buffer in self.plan.buffers:
-            if buffer.kind in ("own", "each", "scratch"):
-                self.fixed[buffer] = start + buffer.offset
-            elif buffer.kind == "constant":
-                assert buffer.value is not None and buffer.value.constant is not None
-                array = np.ascontiguousarray(bare(buffer.value.constant))
-                self.constants.append(array)
-                self.fixed[buffer] = array.ctypes.data
+            if buffer.kind in ("own", "each"):
+                size = -(-size // LINE) * LINE
+                buffer.offset = size
+                size += buffer.bytes * (self.pool.threads if buffer.kind == "each" else 1)
+        self.bytes = size
+        self.arena, self.first = _aligned(size)
+        self.state, first = _aligned(library.BARRIER_SIZE)
+        self.barrier = self.state.ctypes.data + first
+        self.outputs = [b for b in self.plan.buffers if b.kind == "output"]
+        self.kept: dict[Any, list[np.ndarray]] = {buffer: [] for buffer in self.outputs}
+        self.constants = {
+            buffer: np.ascontiguousarray(bare(buffer.value.constant))
+            for buffer in self.plan.buffers
+            if buffer.kind == "constant" and buffer.value is not None
+        }
+        start = self.arena.ctypes.data + self.first
         for part in self.parts:
-            if isinstance(part, Segment):
-                part.native = self.native.function(part.name, SIGNATURE)
-                for i, buffer in enumerate(part.buffers):
-                    part.pointers[i] = self.fixed.get(buffer, 0)
+            if not isinstance(part, Segment):
+                continue
+            part.native = self.native.function(part.name, SIGNATURE)
+            for i, buffer in enumerate(part.buffers):
+                if buffer in self.constants:
+                    part.pointers[i] = self.constants[buffer].ctypes.data
+                elif buffer.kind in ("own", "each", "scratch"):
+                    part.pointers[i] = start + buffer.offset
+                else:
+                    part.moving.append((i, buffer))
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         with self.lock:
@@ -133,30 +151,35 @@ class Program:
         known: dict[Value, np.ndarray] = {}
         for value, array in zip(self.graph.inputs, inputs, strict=True):
             known[value] = array
-            arrays[self.plan.home(value).buffer] = np.ascontiguousarray(array)
-        for buffer in self.plan.buffers:
-            if buffer.kind == "output":
-                assert buffer.value is not None
-                arrays[buffer] = np.empty(buffer.value.spec.shape, buffer.dtype)
-                known[buffer.value] = arrays[buffer]
-        state = -(-self.state.ctypes.data // 64) * 64
+            arrays[self.plan.places[value].buffer] = np.ascontiguousarray(array)
+        for buffer in self.outputs:
+            arrays[buffer] = known[buffer.value] = self.fresh(buffer)
         for part in self.parts:
             if not isinstance(part, Segment):
                 self.outside(part, arrays, known)
                 continue
-            for i, buffer in enumerate(part.buffers):
-                if buffer in arrays:
-                    part.pointers[i] = arrays[buffer].ctypes.data
+            for i, buffer in part.moving:
+                part.pointers[i] = arrays[buffer].ctypes.data
             self.pool.run(
                 part.native,
                 part.pointers.ctypes.data,
                 part.numbers.ctypes.data,
                 part.reals.ctypes.data,
-                state,
+                self.barrier,
             )
         return [
             bare(v.constant) if v.constant is not None else known[v] for v in self.graph.outputs
         ]
+
+    def fresh(self, buffer: Any) -> np.ndarray:
+        """An array that nobody holds: new, or one of two that were returned and let go since."""
+        for array in self.kept[buffer]:
+            if sys.getrefcount(array) == 3:  # the list, `array`, and the argument of this call
+                return array
+        made = np.empty(buffer.value.spec.shape, buffer.dtype)
+        if len(self.kept[buffer]) < 2:
+            self.kept[buffer].append(made)
+        return made
 
     def outside(self, step: Step, arrays: dict[Any, np.ndarray], known: dict[Value, Any]) -> None:
         """Run a step on arrays of its own, and show native code where its results are."""
@@ -166,16 +189,13 @@ class Program:
         made = evaluate(Graph(tuple(inputs), (step,), step.outputs), given)
         for value, tensor in zip(step.outputs, made, strict=True):
             known[value] = bare(tensor)
-            arrays[self.plan.home(value).buffer] = np.ascontiguousarray(known[value])
+            arrays[self.plan.places[value].buffer] = np.ascontiguousarray(known[value])
 
     def array(self, value: Value, arrays: dict[Any, np.ndarray], known: dict[Value, Any]) -> Any:
+        """A value's array, where native code has left it if need be."""
         if value in known:
             return known[value]
-        return self.seen(self.plan.home(value), arrays)
-
-    def seen(self, place: Location, arrays: dict[Any, np.ndarray]) -> np.ndarray:
-        """The array that native code has left in a place."""
-        buffer, view = place.buffer, place.view
+        buffer, view, _ = self.plan.places[value]
         if buffer in arrays:
             flat = arrays[buffer].reshape(-1)
         else:
@@ -184,12 +204,48 @@ class Program:
         strides = [s * buffer.dtype.itemsize for s in view.strides]
         return np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, strides)
 
+    # what there is to see
+
+    def source(self) -> str:
+        """The LLVM code."""
+        return self.text
+
+    def report(self) -> str:
+        """What runs natively, what does not, memory and time."""
+        foreign = [_described(part) for part in self.parts if not isinstance(part, Segment)]
+        count, threads = len(self.parts) - len(foreign), self.pool.threads
+        lines = [
+            f"native: {count} function{'s' * (count != 1)}, "
+            f"{threads} thread{'s' * (threads != 1)}, {self.bytes / 1e6:.2f} MB; {self.cost}",
+            *self.notes,
+        ]
+        if foreign:
+            lines.append(f"op by op: {', '.join(foreign)}")
+        return "\n".join(lines)
+
+
+def _described(step: Step) -> str:
+    if not isinstance(step, Loop):
+        return step.op.name
+    reasons = {s.op.name for s in step.body if isinstance(s, Instruction) and is_foreign(s)}
+    return f"a loop of {step.trips}, for {', '.join(sorted(reasons)) or 'how it is fed'}"
+
+
+def _spent(before: objects.Counters) -> str:
+    now = objects.counters
+    if now.compiled > before.compiled:
+        return f"compiled in {now.compile_seconds - before.compile_seconds:.2f} s"
+    if now.loaded > before.loaded:
+        return f"loaded in {(now.load_seconds - before.load_seconds) * 1e3:.0f} ms"
+    return "code of an earlier program of this structure"
+
+
+def _aligned(size: int) -> tuple[np.ndarray, int]:
+    """Zeros of a size, and how far from their start a line of the cache starts."""
+    array = np.zeros(size + LINE, dtype=np.uint8)
+    return array, -array.ctypes.data % LINE
+
 
 @functools.cache
-def _pool() -> pool.Pool:
-    return pool.Pool(pool.threads())
-
-
-def emit(graph: Graph, backend: Any) -> Program:
-    """The graph as native code."""
-    return Program(graph, backend)
+def _pool(threads: int) -> pool.Pool:
+    return pool.Pool(threads)

@@ -1,0 +1,189 @@
+"""lower: an op that is neither elementwise, nor a view, a reduction or a product is written out.
+
+An op's forward is NumPy's functions on arrays; run on minigrad's own functions, under a capture, it
+gives the instructions it is composed of, as logsumexp does. What calls itself that way (cumsum), or
+looks at values, stays. Einstein's sums, and products of one row or column for each matrix of a
+batch, become multiplications and sums, which kernels do in passing, or products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from minigrad.errors import MinigradError
+from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
+from minigrad.graph.properties import (
+    PRODUCT,
+    has_counter,
+    is_elementwise,
+    is_join,
+    reducer,
+    views,
+)
+from minigrad.graph.skeleton import fresh, hashable
+from minigrad.graph.tracing import capture
+from minigrad.op import REGISTRY, Op
+from minigrad.ops import create, elementwise, linalg, reduce, shape
+from minigrad.ops.elementwise import multiply
+from minigrad.ops.linalg import matmul
+from minigrad.ops.shape import reshape, transpose
+from minigrad.spec import Spec
+
+EINSUM = REGISTRY["einsum"]
+
+
+def lower(graph: Graph) -> Graph:
+    """The graph with composed ops written out, in loops as well."""
+    names: dict[Operand, Operand] = {}
+    steps = _steps(graph.steps, names)
+    outputs = tuple(names.get(v, v) for v in graph.outputs)
+    return Graph(graph.inputs, steps, outputs, graph.notes)  # type: ignore[arg-type]
+
+
+def _steps(steps: Sequence[Step], names: dict[Operand, Operand]) -> tuple[Step, ...]:
+    found: list[Step] = []
+    for step in steps:
+        if isinstance(step, Loop):
+            found.append(replace(step, body=_steps(step.body, names)))
+            continue
+        parts = composition(step)
+        if parts is None:
+            found.append(step)
+            continue
+        known: dict[Operand, Operand] = dict(zip(parts.inputs, _values(step), strict=True))
+        last = dict(zip(parts.outputs, step.outputs, strict=True))
+        for part in parts.steps:
+            assert isinstance(part, Instruction)
+            made = tuple(last.get(v) or fresh(v) for v in part.outputs)
+            operands = tuple(known.get(x, x) for x in part.operands)
+            found.append(Instruction(part.op, operands, part.static, made))
+            known.update(zip(part.outputs, made, strict=True))
+    return tuple(found)
+
+
+def _values(step: Instruction) -> list[Value]:
+    return [x for x in step.operands if isinstance(x, Value)]
+
+
+def composition(step: Instruction) -> Graph | None:
+    """What an instruction is composed of, or None if it is not to be written out."""
+    if has_counter(step.static) or len(_values(step)) < len(step.operands):
+        return None
+    if step.op is PRODUCT:
+        a, b = (x.spec.shape for x in _values(step))
+        if len(a) < 3 or len(b) < 3 or 1 not in (a[-2], b[-1]):
+            return None
+    elif (
+        is_elementwise(step.op)
+        or is_join(step.op)
+        or reducer(step.op)
+        or step.op.outputs
+        or views(step) is not None
+    ):
+        return None
+    specs = tuple(x.spec for x in _values(step))
+    return _composition(step.op, specs, hashable(step.static), _Static(step.static))
+
+
+class _Static(dict[str, Any]):
+    """Static arguments beside their key, which alone counts."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
+class _Functions:
+    """minigrad's functions under NumPy's names, as an op's forward asks for them."""
+
+    def __getattr__(self, name: str) -> Any:
+        for module in (elementwise, reduce, shape, linalg):
+            if name in vars(module):
+                return vars(module)[name]
+        raise AttributeError(name)
+
+
+@lru_cache(1024)
+def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: _Static) -> Graph | None:
+    def run(*xs: Any) -> Any:
+        if op is EINSUM:
+            return einstein(xs, static["terms"], static["result"])
+        if op is PRODUCT:
+            return vector_product(*xs)
+        return op.forward(_Functions(), *xs, **static)
+
+    if op.namespace != "xp":
+        return None
+    given = [create.zeros(s.shape, s.dtype) for s in specs]
+    try:
+        graph = capture(run, *given).graph
+    except (AttributeError, TypeError, ValueError, MinigradError):
+        return None  # it needs arrays
+    made = graph.outputs
+    if len(graph.inputs) != len(specs) or len(made) != 1 or graph.notes:
+        return None
+    if any(isinstance(s, Instruction) and s.op is op for s in graph.steps):
+        return None
+    same = (made[0].spec.shape, made[0].spec.dtype) == _result(op, specs, static)
+    return graph if same and any(made[0] in s.outputs for s in graph.steps) else None
+
+
+def _result(op: Op, specs: Sequence[Spec], static: Any) -> tuple[Any, Any]:
+    spec = op.shape(*specs, **static)
+    return tuple(spec.shape), spec.dtype
+
+
+# --- sums of products ----------------------------------------------------------------------------
+
+
+def vector_product(a: Any, b: Any) -> Any:
+    """a @ b for batches of matrices one of which is a single row or column."""
+    if b.shape[-1] == 1:
+        return reduce.sum(multiply(a, shape.swapaxes(b, -1, -2)), axis=-1, keepdims=True)
+    return reduce.sum(multiply(shape.swapaxes(a, -1, -2), b), axis=-2, keepdims=True)
+
+
+def einstein(xs: Sequence[Any], terms: Sequence[str], result: str) -> Any:
+    """Einstein's sum of one or two operands, no letter twice in one of them."""
+    xs, terms = list(xs), list(terms)
+    for i, term in enumerate(terms):  # what one operand alone has is summed first
+        others = result.join(t for j, t in enumerate(terms) if j != i) + result
+        gone = tuple(a for a, letter in enumerate(term) if letter not in others)
+        if gone:
+            xs[i] = reduce.sum(xs[i], axis=gone)
+            terms[i] = "".join(letter for letter in term if letter in others)
+    if len(xs) == 1:
+        return transpose(xs[0], [terms[0].index(letter) for letter in result])
+    sizes = {letter: n for x, term in zip(xs, terms) for letter, n in zip(term, x.shape)}
+    both = [letter for letter in terms[0] if letter in terms[1]]
+    batch = [letter for letter in both if letter in result]
+    inner = [letter for letter in both if letter not in result]
+    rows, columns = ([c for c in t if c not in both] for t in terms)
+
+    def count(letters: list[str]) -> int:
+        n = 1
+        for letter in letters:
+            n *= sizes[letter]
+        return n
+
+    def matrices(x: Any, term: str, first: list[str], second: list[str]) -> Any:
+        order = [*batch, *first, *second]
+        x = transpose(x, [term.index(letter) for letter in order])
+        return reshape(x, (*(sizes[c] for c in batch), count(first), count(second)))
+
+    a = matrices(xs[0], terms[0], rows, inner)
+    b = matrices(xs[1], terms[1], inner, columns)
+    if count(inner) == 1:
+        y = multiply(a, b)
+    elif batch and 1 in (count(rows), count(columns)):
+        y = vector_product(a, b)
+    else:
+        y = matmul(a, b)
+    order = [*batch, *rows, *columns]
+    y = reshape(y, tuple(sizes[letter] for letter in order))
+    return transpose(y, [order.index(letter) for letter in result])
