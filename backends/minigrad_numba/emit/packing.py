@@ -12,6 +12,8 @@ from llvmlite import ir
 
 from .loops import FLOATS, INDEX, ONE, POINTER, ZERO, Code, define, index
 
+ROWS = 8  # of a matrix that are copied to all panels in turn: long enough runs on both sides
+
 # matrix, its row stride and column stride in elements, K, N, the panels
 PARAMETERS = (POINTER, INDEX, INDEX, INDEX, INDEX, POINTER)
 
@@ -22,22 +24,27 @@ def pack(module: ir.Module, name: str, dtype: str, width: int, lanes: int, inter
     code = define(module, name, PARAMETERS, internal)
     matrix, row, column, depth, columns, panels = code.arguments
     whole = code.multiples(columns, width)
-    with code.loop(ZERO, whole, index(width)) as first:
-        source = code.at(matrix, dtype, (first, column))
-        panel = code.at(panels, dtype, (first, depth))
-        with code.if_else(code.icmp_signed("==", column, ONE)) as (then, otherwise):
-            with then, code.loop(ZERO, depth) as k:
-                values = code.read(code.at(source, dtype, (k, row)), dtype, width)
-                code.write(values, code.at(panel, dtype, (k, index(width))), dtype)
-            with otherwise:
-                along = code.icmp_signed("==", row, ONE)
-                end = code.select(along, code.multiples(depth, lanes), ZERO)
-                with code.loop(ZERO, end, index(lanes)) as k:
-                    _transpose(code, dtype, width, lanes, source, column, panel, k)
-                rest = code.sub(depth, end)
-                start = code.at(source, dtype, (end, row))
-                to = code.at(panel, dtype, (end, index(width)))
-                code.call(slowly, [start, row, column, rest, index(width), to])
+    with code.if_else(code.icmp_signed("==", column, ONE)) as (then, otherwise):
+        with (
+            then,
+            code.loop(ZERO, depth, index(ROWS)) as k0,
+            code.loop(ZERO, whole, index(width)) as first,
+            code.loop(k0, code.smaller(code.add(k0, index(ROWS)), depth)) as k,
+        ):
+            values = code.read(code.at(matrix, dtype, (first, ONE), (k, row)), dtype, width)
+            to = code.at(panels, dtype, (first, depth), (k, index(width)))
+            code.write(values, to, dtype)
+        with otherwise, code.loop(ZERO, whole, index(width)) as first:
+            source = code.at(matrix, dtype, (first, column))
+            panel = code.at(panels, dtype, (first, depth))
+            along = code.icmp_signed("==", row, ONE)
+            end = code.select(along, code.multiples(depth, lanes), ZERO)
+            with code.loop(ZERO, end, index(lanes)) as k:
+                _transpose(code, dtype, width, lanes, source, column, panel, k)
+            rest = code.sub(depth, end)
+            start = code.at(source, dtype, (end, row))
+            to = code.at(panel, dtype, (end, index(width)))
+            code.call(slowly, [start, row, column, rest, index(width), to])
     with code.if_then(code.icmp_signed("<", whole, columns)):
         source = code.at(matrix, dtype, (whole, column))
         panel = code.at(panels, dtype, (whole, depth))
