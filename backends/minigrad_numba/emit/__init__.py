@@ -1,1 +1,1 @@
-"""LLVM code from captured graphs."""
+"""Native programs: captured graphs as LLVM code, kept on disk, run by threads."""
