@@ -1,0 +1,333 @@
+"""simplify: the same outputs from fewer steps, none of which runs more often than it has to.
+
+Steps that no output needs go. Of equal steps one stays. A step within a loop that depends on
+nothing of the iteration runs once, before the loop. A result of constants that
+is no larger than they are is a constant. A
+step that gives its operand back, or undoes the one before it, is that operand; which steps do is
+found by running them on samples. `-0.0 + 0` is the one sum for which this is not exact.
+
+>>> x = mg.Tensor([3.0, 4.0])
+>>> def f(x):
+...     y = mg.tanh(x) * mg.tanh(x)
+...     unused = mg.exp(y)
+...     for _ in range(3):
+...         y = mg.negative(mg.negative(y)) + mg.sin(x) * 1
+...     return y
+>>> print(mg.fold(f, x))
+graph(
+    %0: x0 (2,) float32,
+):
+  %1 = tanh(%0)  (2,) float32
+  %2 = tanh(%0)  (2,) float32
+  %3 = multiply(%1, %2)  (2,) float32
+  %4 = exp(%3)  (2,) float32
+  for t in 3:
+    %5 = delay 1 of %10, first %3  (2,) float32
+    %6 = negative(%5)  (2,) float32
+    %7 = negative(%6)  (2,) float32
+    %8 = sin(%0)  (2,) float32
+    %9 = multiply(%8, 1)  (2,) float32
+    %10 = add(%7, %9)  (2,) float32
+    %10 -> %11[2]
+  return %11[2]
+>>> print(simplify(mg.fold(f, x)))
+graph(
+    %0: x0 (2,) float32,
+):
+  %1 = tanh(%0)  (2,) float32
+  %2 = multiply(%1, %1)  (2,) float32
+  %3 = sin(%0)  (2,) float32
+  for t in 3:
+    %4 = delay 1 of %5, first %2  (2,) float32
+    %5 = add(%4, %3)  (2,) float32
+    %5 -> %6[2]
+  return %6[2]
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from minigrad.errors import MinigradError
+from minigrad.graph.ir import (
+    Affine,
+    Carry,
+    Collected,
+    Counter,
+    Graph,
+    Indexed,
+    Instruction,
+    Loop,
+    Operand,
+    Step,
+    Value,
+    is_number,
+    map_static,
+)
+from minigrad.graph.rolling import same
+from minigrad.graph.skeleton import hashable, skeleton
+from minigrad.op import execute
+from minigrad.spec import Spec
+from minigrad.tensor import Shape, Tensor
+
+SMALL = 4096  # elements at most of a result that becomes a constant
+SAMPLES = 64  # how many numbers at least show that a step gives its operand back
+SPECIAL = (0.0, -0.0, 1e-310, 1e-30, 0.5, 1.0, 1e30, 1e308, np.inf, -np.inf, np.nan)
+
+
+def simplify(graph: Graph) -> Graph:
+    """The graph without steps that need not run; what is assigned or returned stays equal."""
+    return sweep(_rewritten(graph, True))
+
+
+def share(graph: Graph) -> Graph:
+    """The graph with one step in place of equal ones, and invariant steps before their loop."""
+    return _rewritten(graph, False)
+
+
+def _rewritten(graph: Graph, algebra: bool) -> Graph:
+    rewriter = _Rewriter(algebra)
+    for step in graph.steps:
+        rewriter.step(step)
+    outputs = tuple(rewriter.known.get(v, v) for v in graph.outputs)
+    return replace(graph, steps=tuple(rewriter.levels[0].steps), outputs=outputs)
+
+
+def key_of(x: Operand) -> Hashable:
+    """An operand as part of a key; 1, 1.0 and True are not the same, nor are 0.0 and -0.0."""
+    return (type(x), repr(x)) if is_number(x) else x
+
+
+def _elements(values: Iterable[Value]) -> int:
+    return sum(math.prod(v.spec.shape) for v in values)
+
+
+def _number(x: Operand) -> Hashable:
+    return key_of(x) if is_number(x) else None
+
+
+def _counters(step: Instruction) -> list[Counter]:
+    """Those that the static arguments depend on."""
+    found: list[Counter] = []
+    map_static(lambda x: found.append(x.counter) if isinstance(x, Affine) else x, step.static)
+    return found
+
+
+@dataclass(slots=True)
+class _Level:
+    """What has been written so far of the whole graph or of a loop's body."""
+
+    steps: list[Step] = field(default_factory=list)
+    seen: dict[Hashable, Instruction] = field(default_factory=dict)
+
+
+class _Rewriter:
+    """Writes steps anew, in order, each into the outermost level that knows its operands."""
+
+    def __init__(self, algebra: bool) -> None:
+        self.algebra = algebra
+        self.levels = [_Level()]
+        self.known: dict[Any, Any] = {}  # what stands now for a value that was there before
+        self.depth: dict[Value | Counter, int] = {}  # of what is made within a loop
+        self.maker: dict[Operand, Instruction] = {}
+        self.answers: dict[Hashable, bool] = {}
+
+    def operands(self, operands: Iterable[Operand]) -> tuple[Operand, ...]:
+        return tuple([self.known.get(x, x) for x in operands])
+
+    def step(self, step: Step) -> None:
+        if isinstance(step, Loop):
+            self.loop(step)
+            return
+        given = self.operands(step.operands)
+        step = step if given == step.operands else replace(step, operands=given)
+        stands = self.simpler(step) if self.algebra else None
+        if stands is None:
+            stands = self.written(step)
+        self.known.update(zip(step.outputs, stands, strict=True))
+
+    def written(self, step: Instruction) -> tuple[Value, ...]:
+        """The outputs of the step, or of an equal one that stands there already."""
+        needs = (*step.operands, *_counters(step))
+        level = self.levels[depth := max([self.depth.get(x, 0) for x in needs], default=0)]
+        key, operands, integers = skeleton(step)
+        twin = level.seen.setdefault((key, *map(key_of, operands), integers), step)
+        if twin is step:
+            level.steps.append(step)
+            self.maker.update(dict.fromkeys(step.outputs, step))
+            self.depth.update(dict.fromkeys(step.outputs, depth))
+        return twin.outputs
+
+    def simpler(self, step: Instruction) -> tuple[Operand, ...] | None:
+        """What the outputs are without this step, if that is known."""
+        values = [x for x in step.operands if isinstance(x, Value)]
+        if all(x.constant is not None for x in values) and not _counters(step):
+            if _elements(step.outputs) > min(SMALL, _elements(values)):
+                return None
+            given = [x.constant if isinstance(x, Value) else x for x in step.operands]
+            made = execute(step.op, given, step.static)
+            made = made if step.op.outputs else (made,)
+            return tuple(Value(v.spec, v.name, y) for v, y in zip(step.outputs, made, strict=True))
+        chain: list[Instruction] = []
+        before: Instruction | None = step
+        while before is not None and len(chain) < 2:
+            values = [x for x in before.operands if isinstance(x, Value)]
+            if len(values) > 1 or before.op.outputs or _counters(before):
+                return None
+            chain.insert(0, before)
+            if values[0].spec == step.outputs[0].spec and self.gives_back(values[0].spec, chain):
+                return (values[0],)
+            before = self.maker.get(values[0])
+        return None
+
+    def gives_back(self, spec: Spec, chain: Sequence[Instruction]) -> bool:
+        """Whether steps, one after the other, give back whatever there is of a kind."""
+        keys = [(skeleton(s).key, hashable(s.static), *map(_number, s.operands)) for s in chain]
+        key = (tuple(spec.shape), spec.dtype.str, *keys)
+        if key not in self.answers:
+            self.answers[key] = _gives_back(spec, chain)
+        return self.answers[key]
+
+    def loop(self, loop: Loop) -> None:
+        """A loop, but for inputs that are the same thing in all iterations, or twice there."""
+        depth = len(self.levels)
+        self.levels.append(_Level())
+        self.depth[loop.counter] = depth
+        self.depth.update(dict.fromkeys(loop.parameters, depth))
+        indexed: dict[Hashable, Indexed] = {}
+        for i in loop.indexed:
+            items = self.operands(i.items)
+            first = indexed.setdefault(tuple(map(key_of, items)), Indexed(i.parameter, items))
+            self.known[i.parameter] = first.parameter
+            if all(same(x, items[0]) for x in items):
+                self.known[i.parameter] = items[0]
+        carries: dict[Hashable, Carry] = {}
+        for c in loop.carries:
+            initial = self.operands(c.initial)
+            key = (c.result, *map(key_of, initial))
+            self.known[c.parameter] = carries.setdefault(key, replace(c, initial=initial)).parameter
+        for step in loop.body:
+            self.step(step)
+        level = self.levels.pop()
+        items_of = {i.parameter: i.items for i in indexed.values()}
+        kept: dict[Operand, Collected] = {}
+        for c in loop.collected:
+            result = self.known.get(c.result, c.result)
+            if result in items_of or self.depth.get(result, 0) < depth:
+                items = items_of.get(result, (result,) * loop.trips)
+                self.known.update({v: items[t] for t, v in c.outputs.items()})
+                continue
+            outputs = kept.setdefault(result, Collected(result, {})).outputs
+            for t, value in c.outputs.items():
+                self.known[value] = outputs.setdefault(t, value)
+                self.depth[value] = depth - 1
+        carried = [replace(c, result=self.known.get(c.result, c.result)) for c in carries.values()]
+        new = replace(
+            loop,
+            body=tuple(level.steps),
+            carries=tuple(carried),
+            indexed=tuple(indexed.values()),
+            collected=tuple(kept.values()),
+            sliced=tuple(
+                replace(s, whole=self.known.get(s.whole, s.whole)) for s in loop.sliced
+            ),
+            stacked=tuple(
+                replace(
+                    s,
+                    result=self.known.get(s.result, s.result),
+                    initial=self.operands(s.initial),
+                )
+                for s in loop.stacked
+            ),
+        )
+        self.depth.update(dict.fromkeys((s.whole for s in new.stacked), depth - 1))
+        self.levels[-1].steps.append(new)
+
+
+def _gives_back(spec: Spec, chain: Sequence[Instruction]) -> bool:
+    """Whether steps, one after the other, give back all samples of a kind, by NumPy."""
+    shapes = [tuple(spec.shape)]
+    if not any(step.static for step in chain):  # of any shape then: a few numbers say no at once
+        shapes.insert(0, tuple(min(n, 4) for n in spec.shape))
+    return all(_same_after(shape, np.dtype(spec.dtype), chain) for shape in shapes)
+
+
+def _same_after(shape: Shape, dtype: np.dtype[Any], chain: Sequence[Instruction]) -> bool:
+    size = math.prod(shape)
+    rng = np.random.default_rng(0)
+    for _ in range(-(-SAMPLES // size) if size else 0):
+        sample = 9 * rng.normal(size=size)
+        sample[rng.integers(size, size=size // 4)] = rng.choice(SPECIAL, size=size // 4)
+        with np.errstate(all="ignore"):
+            x = Tensor(sample.reshape(shape).astype(dtype), backend="numpy")
+            try:
+                y = functools.reduce(_applied, chain, x)
+            except (MinigradError, ValueError):  # no value that the op takes
+                return False
+        if y.dtype != dtype or not np.array_equal(x.numpy(), y.numpy(), equal_nan=True):
+            return False
+    return size > 0
+
+
+def _applied(x: Tensor, step: Instruction) -> Tensor:
+    given = [x if isinstance(of, Value) else of for of in step.operands]
+    y: Tensor = execute(step.op, given, step.static)
+    return y
+
+
+# --- what nothing needs --------------------------------------------------------------------------
+
+
+def sweep(graph: Graph) -> Graph:
+    """The graph without the steps, carries, items and collected outputs that no output needs."""
+    return replace(graph, steps=_needed(graph.steps, set(graph.outputs)))
+
+
+def _needed(steps: Sequence[Step], needed: set[Value]) -> tuple[Step, ...]:
+    """The steps that make what is needed; what they need is added to it."""
+    kept = []
+    for step in reversed(steps):
+        if needed.isdisjoint(step.outputs):
+            continue
+        if isinstance(step, Loop):
+            step = _needed_of(step, needed)
+        kept.append(step)
+        needed.update(x for x in step.operands if isinstance(x, Value))
+    return tuple(kept[::-1])
+
+
+def _needed_of(loop: Loop, needed: set[Value]) -> Loop:
+    """A loop that gives no more than what is needed of its outputs."""
+    collected = []
+    for c in loop.collected:
+        outputs = {t: v for t, v in c.outputs.items() if v in needed}
+        collected += [replace(c, outputs=outputs)] if outputs else []
+    stacked = tuple(s for s in loop.stacked if s.whole in needed)
+    body = _needed(loop.body, set(loop.results))
+    maker = {v: step for step in body for v in step.outputs}
+    back = {c.parameter: c.result for c in loop.carries}
+    waiting: list[Operand] = [c.result for c in (*collected, *stacked)]
+    live = set(waiting)
+    while waiting:
+        x = waiting.pop()
+        found = [back[x]] if x in back else maker[x].operands if x in maker else ()
+        new = set(found) - live
+        live |= new
+        waiting += new
+    carries = tuple(c for c in loop.carries if c.parameter in live)
+    results = {c.result for c in (*collected, *stacked, *carries)}
+    return replace(
+        loop,
+        body=_needed(body, results),
+        carries=carries,
+        indexed=tuple(i for i in loop.indexed if i.parameter in live),
+        sliced=tuple(s for s in loop.sliced if s.parameter in live),
+        collected=tuple(collected),
+        stacked=stacked,
+    )
