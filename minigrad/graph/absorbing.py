@@ -64,7 +64,9 @@ class _Absorber:
     def steps(self, steps: tuple[Step, ...], needed: set[Value]) -> tuple[Step, ...]:
         """Each loop extended as long as it goes, again and again, those in bodies first."""
         steps = tuple(
-            replace(s, body=self.steps(s.body, set(s.results))) if isinstance(s, Loop) else s
+            _complete(replace(s, body=self.steps(s.body, set(s.results))))
+            if isinstance(s, Loop)
+            else s
             for s in steps
         )
         around, before = _Around(steps, needed, self), None
@@ -256,8 +258,18 @@ class _Window:
         for v, x in images.items():
             collected.setdefault(x, {})[t] = v
         kept = tuple(Collected(x, outputs) for x, outputs in collected.items())
-        return [replace(loop, collected=kept) if s is self.loop else s
-                for s in self.around.steps if s not in gone]
+        loop = _complete(replace(loop, collected=kept))
+        return [loop if s is self.loop else s for s in self.around.steps if s not in gone]
+
+
+def _complete(loop: Loop) -> Loop:
+    """The loop with all iterations of what it gives, for others to absorb more; see sweep."""
+    every = range(loop.trips)
+    collected = tuple(
+        Collected(c.result, {t: c.outputs.get(t) or fresh(c.result) for t in every})
+        for c in loop.collected
+    )
+    return replace(loop, collected=collected)
 
 
 def _items(around: _Around, loop: Loop, first: bool) -> dict[Value, Operand] | None:
@@ -367,25 +379,38 @@ def _turned(around: _Around, loop: Loop) -> list[Step] | None:
     if (
         not turning
         or any(isinstance(step, Loop) for step in moving)
-        or any(c.parameter in used for c in loop.carries)
         or any(c.delay > 1 or turning[c.result] is not c for c in loop.carries if c.result in late)
     ):
         return None
     given = [v for s in loop.body for v in s.outputs if v in used and v not in late]
+    past = [c for c in loop.carries if c.parameter in used]
     taken = [i for i in loop.indexed if i.parameter in used]
     first = {i.parameter: around.beyond(i.items) for i in taken}
     if not all(first.values()):
         return None
-    window = _matched(around, loop, moving, set(given), first, turning.values())
+    loose = {*given, *(c.parameter for c in past)}
+    window = _matched(around, loop, moving, loose, first, turning.values())
     if window is None:
         return None
 
     n = loop.trips
-    names: dict[Any, Value] = {x: fresh(x) for x in (*given, *first)}
+    names: dict[Any, Value] = {x: fresh(x) for x in (*loose, *first)}
+    carries = [Carry(names[x], x, (window.start(x),)) for x in given]
+    for c in past:
+        name, start = names[c.parameter], window.start(c.parameter)
+        if c.result in turning:
+            carries.append(Carry(name, c.parameter, (start,)))
+        else:
+            carries.append(Carry(name, c.result, (start, *c.initial)))
     names.update({x: c.parameter for x, c in turning.items()})
     collected = {c.result: dict(c.outputs) for c in loop.collected}
     known: dict[Any, Any] = {i.parameter: i.items[-1] for i in taken}
     known.update({x: collected.setdefault(x, {}).setdefault(n - 1, fresh(x)) for x in given})
+    for c in past:
+        seen = collected.setdefault(c.result, {})
+        known[c.parameter] = seen.setdefault(n - 1 - c.delay, fresh(c.result)) if n > c.delay else (
+            c.initial[n - 1]
+        )
     moved: list[Step] = []
     last: list[Step] = []  # of the last iteration, outside
     for step in moving:
@@ -399,7 +424,7 @@ def _turned(around: _Around, loop: Loop) -> list[Step] | None:
             body=(*moved, *(step for step in loop.body if step not in moving)),
             carries=(
                 *(c for c in loop.carries if c.result not in turning),
-                *(Carry(names[x], x, (window.start(x),)) for x in given),
+                *carries,
             ),
             indexed=(
                 *(i for i in loop.indexed if i.parameter not in late),
