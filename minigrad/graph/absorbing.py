@@ -13,6 +13,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from minigrad.backend import Backend, current
 from minigrad.graph.checks import ordered
 from minigrad.graph.ir import (
@@ -32,10 +34,11 @@ from minigrad.graph.ir import (
     map_static,
 )
 from minigrad.graph.rolling import same
-from minigrad.graph.simplifying import key_of, share, sweep
+from minigrad.graph.simplifying import computed, key_of, sample, share, sweep
 from minigrad.graph.skeleton import Skeleton, fresh, skeleton
-from minigrad.op import NOTHING, REGISTRY
+from minigrad.op import NOTHING, REGISTRY, execute
 from minigrad.ops.create import full
+from minigrad.tensor import Tensor
 
 ADD = REGISTRY["add"]
 ENOUGH = 0.5  # the part of a body that must stand outside to be an iteration
@@ -60,6 +63,7 @@ class _Absorber:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.skeletons: dict[Step, Skeleton] = {}  # also keeps the steps that are its keys
+        self.vanishing: dict[Hashable, bool] = {}
 
     def steps(self, steps: tuple[Step, ...], needed: set[Value]) -> tuple[Step, ...]:
         """Each loop extended as long as it goes, again and again, those in bodies first."""
@@ -84,7 +88,7 @@ class _Absorber:
                 for way in (_before, _after, _turned):
                     try:
                         steps = way(around, loop)
-                        if steps:
+                        if steps and (way is _turned or len(steps) < len(around.steps)):
                             return ordered(steps)
                     except GraphError:  # the loop would need what it makes
                         pass
@@ -94,6 +98,26 @@ class _Absorber:
         if step not in self.skeletons:
             self.skeletons[step] = skeleton(step)
         return self.skeletons[step]
+
+    def vanishes(self, step: Step, zero: Sequence[bool | None]) -> bool:
+        """Whether a step makes zeros of zeros in these places, whatever the other operands are."""
+        if not any(zero) or isinstance(step, Loop) or step.op.outputs:
+            return False
+        what, operands, integers = skeleton(step)
+        constants = (x for x in operands if not isinstance(x, Value) or x.constant is not None)
+        key = (what, integers, *zero, *map(key_of, constants))
+        if key not in self.vanishing:
+            given: list[Any] = []
+            for i, (x, is_zero) in enumerate(zip(operands, zero)):
+                if is_zero and isinstance(x, Value):
+                    given.append(Tensor(np.zeros(x.spec.shape, x.spec.dtype), backend="numpy"))
+                elif isinstance(x, Value):
+                    given.append(sample(x.spec, i) if x.constant is None else x.constant.to("numpy"))
+                else:
+                    given.append(x)
+            y = computed(lambda: execute(step.op, given, step.static))
+            self.vanishing[key] = y is not None and not y.any()
+        return self.vanishing[key]
 
     def constant(self, like: Value, number: Any) -> Value:
         """A constant in place of the number."""
@@ -155,14 +179,19 @@ class _Window:
         self.around, self.loop, self.t, self.body, self.loose = around, loop, t, body, loose
         made = {v for step in loop.body for v in step.outputs}
         self.local = made | set(loop.parameters)
+        self.maker: dict[Operand, Step] = {v: step for step in body for v in step.outputs}
+        self.place = {step: i for i, step in enumerate(body)}
         self.bound: dict[Operand, Operand] = {}
         self.zero: set[Operand] = set()
         self.found: dict[Step, Step | None] = {}
 
+    def now(self, step: Step) -> Step:
+        if isinstance(step, Loop):
+            return step
+        return replace(step, static=at_iteration(step.static, {self.loop.counter: self.t}))
+
     def skeleton(self, step: Step) -> Skeleton:
-        if isinstance(step, Instruction):
-            step = replace(step, static=at_iteration(step.static, {self.loop.counter: self.t}))
-        return skeleton(step)
+        return skeleton(self.now(step))
 
     def bind(self, x: Operand, outside: Operand) -> bool:
         """Whether a value of the body may be this one outside."""
@@ -200,12 +229,37 @@ class _Window:
         if not isinstance(step, Instruction) or step.op is not ADD:
             return False
         for p, x in (step.operands, step.operands[::-1]):
-            if p in self.loose and p not in self.bound and isinstance(x, Value) and x is not p:
-                if x.spec == step.outputs[0].spec and self.bind(x, outside):
-                    self.zero.add(p)
+            if isinstance(x, Value) and x is not p and x.spec == step.outputs[0].spec:
+                if self.vanishes(p) and self.bind(x, outside):
                     self.found[step] = None
                     return True
         return False
+
+    def vanishes(self, x: Operand) -> bool:
+        """Let x be 0, if the carries that it comes from may be, and are enough for it."""
+        behind, waiting = [], [x]
+        zero: dict[Operand, bool] = {}
+        while waiting:
+            y = waiting.pop()
+            if y in zero or y not in self.local or y in self.bound:
+                continue
+            zero[y] = y in self.loose
+            step = self.maker.get(y)
+            if step is not None and not zero[y]:
+                behind.append(step)
+                waiting += step.operands
+        behind.sort(key=self.place.__getitem__)
+        for step in behind:
+            if self.around.absorber.vanishes(self.now(step), [zero.get(p) for p in step.operands]):
+                zero.update(dict.fromkeys(step.outputs, True))
+        if not zero.get(x):
+            return False
+        self.zero.add(x)
+        for step in reversed(behind):
+            if not self.zero.isdisjoint(step.outputs):
+                self.found[step] = None
+                self.zero.update(p for p in step.operands if zero.get(p))
+        return True
 
     def with_number(self, step: Step, there: Step) -> bool:
         """Whether there a number stands where the body has a carry."""
@@ -247,14 +301,21 @@ class _Window:
         rest = [step for step in self.around.steps if step not in gone and step is not self.loop]
         needed = self.around.needed.union(*(step.operands for step in rest))
         collected = {c.result: dict(c.outputs) for c in loop.collected}
-        t = max(self.t, 0)
         images: dict[Operand, Value] = {}
-        for step in self.body:
-            for x in step.outputs if step in self.found else ():
-                v = self.bound[x]
-                if v in needed and self.around.maker.get(v, (None,))[0] in gone:
-                    if v not in images or names.get(x, x) in collected:
-                        images[v] = names.get(x, x)
+        made = {v for step in gone for v in step.outputs}
+        for step, there in self.found.items():
+            for x in step.outputs if there is not None else ():
+                v, name = self.bound[x], names.get(x, x)
+                if v in needed and v in made and (v not in images or name in collected):
+                    images[v] = name
+        for there in tuple(gone):  # others may absorb it themselves
+            mine = [v for v in there.outputs if v in images]
+            if mine and made.isdisjoint(there.operands):
+                if collected.keys().isdisjoint(images[v] for v in mine):
+                    gone.remove(there)
+                    for v in mine:
+                        del images[v]
+        t = max(self.t, 0)
         for v, x in images.items():
             collected.setdefault(x, {})[t] = v
         kept = tuple(Collected(x, outputs) for x, outputs in collected.items())
