@@ -34,7 +34,7 @@ from minigrad.graph.ir import (
     map_static,
 )
 from minigrad.graph.rolling import same
-from minigrad.graph.simplifying import computed, key_of, sample, share, sweep
+from minigrad.graph.simplifying import computed, key_of, needed_of, sample, share, sweep
 from minigrad.graph.skeleton import Skeleton, fresh, skeleton
 from minigrad.op import NOTHING, REGISTRY, execute
 from minigrad.ops.create import full
@@ -64,31 +64,46 @@ class _Absorber:
         self.backend = backend
         self.skeletons: dict[Step, Skeleton] = {}  # also keeps the steps that are its keys
         self.vanishing: dict[Hashable, bool] = {}
+        self.constants: dict[Hashable, Value] = {}
 
-    def steps(self, steps: tuple[Step, ...], needed: set[Value]) -> tuple[Step, ...]:
+    def steps(
+        self, steps: tuple[Step, ...], needed: set[Value], outer: _Around | None = None
+    ) -> tuple[Step, ...]:
         """Each loop extended as long as it goes, again and again, those in bodies first."""
+        around = _Around(steps, needed, self, outer)
         steps = tuple(
-            _complete(replace(s, body=self.steps(s.body, set(s.results))))
+            replace(s, body=self.steps(s.body, set(s.results), around))
             if isinstance(s, Loop)
             else s
             for s in steps
         )
-        around, before = _Around(steps, needed, self), None
+        while True:
+            # With all that loops could give, then with what is asked of them: a loop in a body is
+            # found outside only if it gives the same.
+            full = tuple(_complete(s) if isinstance(s, Loop) else s for s in steps)
+            around = self.extended(_Around(full, needed, self, outer))
+            around = _Around(needed_of(around.steps, set(needed)), needed, self, outer)
+            steps = self.extended(around).steps
+            if steps is around.steps:
+                return steps
+
+    def extended(self, around: _Around) -> _Around:
+        before = None
         while before is not around:
             before = around
             for counter in [s.counter for s in around.steps if isinstance(s, Loop)]:
                 while longer := self.longer(around, counter):
-                    around = _Around(longer, needed, self)
-        return around.steps
+                    around = _Around(longer, around.needed, self, around.outer)
+        return around
 
     def longer(self, around: _Around, counter: Any) -> tuple[Step, ...] | None:
         """The steps with one more iteration in a loop, if there is one around it."""
         for loop in around.steps:
             if isinstance(loop, Loop) and loop.counter is counter:
-                for way in (_before, _after, _turned):
+                for way in (_before, _after, _turned, _loosened):
                     try:
                         steps = way(around, loop)
-                        if steps and (way is _turned or len(steps) < len(around.steps)):
+                        if steps and (way not in (_before, _after) or len(steps) < len(around.steps)):
                             return ordered(steps)
                     except GraphError:  # the loop would need what it makes
                         pass
@@ -121,15 +136,24 @@ class _Absorber:
 
     def constant(self, like: Value, number: Any) -> Value:
         """A constant in place of the number."""
-        values = full(like.spec.shape, number, like.spec.dtype, self.backend)
-        return Value(like.spec, constant=values)
+        key = (tuple(like.spec.shape), like.spec.dtype.str, key_of(number))
+        if key not in self.constants:
+            values = full(like.spec.shape, number, like.spec.dtype, self.backend)
+            self.constants[key] = Value(like.spec, constant=values)
+        return self.constants[key]
 
 
 class _Around:
     """The steps around a loop, by what they make and by what they do to what."""
 
-    def __init__(self, steps: tuple[Step, ...], needed: set[Value], absorber: _Absorber) -> None:
-        self.steps, self.needed, self.absorber = steps, needed, absorber
+    def __init__(
+        self,
+        steps: tuple[Step, ...],
+        needed: set[Value],
+        absorber: _Absorber,
+        outer: _Around | None,
+    ) -> None:
+        self.steps, self.needed, self.absorber, self.outer = steps, needed, absorber, outer
         self.maker: dict[Operand, tuple[Step, int]] = {}
         self.by_key: dict[Key, Step] = {}
         self.places: dict[Operand, list[tuple[Any, int]]] = {}  # of a value: in what, and where
@@ -145,6 +169,12 @@ class _Around:
                     self.group(carry.result, dict(enumerate(carry.initial, -carry.delay)))
             elif step.op.outputs:
                 self.group(step, dict(enumerate(step.outputs)))
+
+    def find(self, key: Key) -> Step | None:
+        """The step, here or further out, that does this."""
+        if key in self.by_key or self.outer is None:
+            return self.by_key.get(key)
+        return self.outer.find(key)
 
     def group(self, name: Any, places: dict[int, Any]) -> None:
         self.groups.setdefault(name, {}).update(places)
@@ -282,7 +312,7 @@ class _Window:
             given = [self.bound.get(x) if x in self.local else x for x in operands]
             if step in self.found or any(x is None for x in given):
                 continue
-            there = self.around.by_key.get((what, *map(key_of, given), integers))  # type: ignore
+            there = self.around.find((what, *map(key_of, given), integers))  # type: ignore
             if there is not None and there is not self.loop:
                 self.found[step] = there
                 self.bound.update(zip(step.outputs, there.outputs))
@@ -298,6 +328,7 @@ class _Window:
         names: what the loop calls values of the body now.
         """
         gone = {step for step in self.found.values() if step is not None}
+        gone.intersection_update(self.around.steps)
         rest = [step for step in self.around.steps if step not in gone and step is not self.loop]
         needed = self.around.needed.union(*(step.operands for step in rest))
         collected = {c.result: dict(c.outputs) for c in loop.collected}
@@ -319,7 +350,9 @@ class _Window:
         for v, x in images.items():
             collected.setdefault(x, {})[t] = v
         kept = tuple(Collected(x, outputs) for x, outputs in collected.items())
-        loop = _complete(replace(loop, collected=kept))
+        loop = replace(loop, collected=kept)
+        if any(len(c.outputs) == self.loop.trips for c in self.loop.collected):
+            loop = _complete(loop)
         return [loop if s is self.loop else s for s in self.around.steps if s not in gone]
 
 
@@ -435,6 +468,38 @@ def _turned(around: _Around, loop: Loop) -> list[Step] | None:
         if not late.isdisjoint(step.operands):
             moving.append(step)
             late.update(step.outputs)
+    return _moved(around, loop, moving)
+
+
+def _loosened(around: _Around, loop: Loop) -> list[Step] | None:
+    """The loop with a carry the less: what makes it of items alone moves to the next iteration."""
+    uses: dict[Operand, list[Step]] = {}
+    for step in loop.body:
+        for x in step.operands:
+            uses.setdefault(x, []).append(step)
+    carried = {c.result for c in loop.carries}
+    other = {c.parameter for c in loop.carries} | {v for s in loop.body for v in s.outputs}
+    for c in loop.carries:
+        moving: set[Step] = set()
+        reached: set[Operand] = {c.result}
+        for step in reversed(loop.body):
+            if not reached.isdisjoint(step.outputs) and all(
+                moving.issuperset(uses.get(x, ())) and (x is c.result or x not in carried)
+                for x in step.outputs
+            ):
+                moving.add(step)
+                reached.update(step.operands)
+        makes = {v for step in moving for v in step.outputs}
+        if makes and not (reached - makes) & other:
+            steps = _moved(around, loop, [step for step in loop.body if step in moving])
+            if steps:
+                return steps
+    return None
+
+
+def _moved(around: _Around, loop: Loop, moving: Sequence[Step]) -> list[Step] | None:
+    """The loop with steps that carries and collected outputs alone need in the next iteration."""
+    late: set[Operand] = {v for step in moving for v in step.outputs}
     turning = {c.result: c for c in loop.carries if c.result in late}
     used = dict.fromkeys(x for step in moving for x in step.operands)
     if (
@@ -455,6 +520,8 @@ def _turned(around: _Around, loop: Loop) -> list[Step] | None:
         return None
 
     n = loop.trips
+    rest = [step for step in loop.body if step not in set(moving)]
+    ended = set(first).difference(*(step.operands for step in rest))
     names: dict[Any, Value] = {x: fresh(x) for x in (*loose, *first)}
     carries = [Carry(names[x], x, (window.start(x),)) for x in given]
     for c in past:
@@ -482,13 +549,13 @@ def _turned(around: _Around, loop: Loop) -> list[Step] | None:
     steps = window.replaced(
         replace(
             loop,
-            body=(*moved, *(step for step in loop.body if step not in moving)),
+            body=(*moved, *rest),
             carries=(
                 *(c for c in loop.carries if c.result not in turning),
                 *carries,
             ),
             indexed=(
-                *(i for i in loop.indexed if i.parameter not in late),
+                *(i for i in loop.indexed if i.parameter not in ended),
                 *(Indexed(names[i.parameter], (first[i.parameter], *i.items[:-1])) for i in taken),
             ),
             collected=tuple(

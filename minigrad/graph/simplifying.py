@@ -297,30 +297,30 @@ def _applied(x: Tensor, step: Instruction) -> Tensor:
 
 def sweep(graph: Graph) -> Graph:
     """The graph without the steps, carries, items and collected outputs that no output needs."""
-    return replace(graph, steps=_needed(graph.steps, set(graph.outputs)))
+    return replace(graph, steps=needed_of(graph.steps, set(graph.outputs)))
 
 
-def _needed(steps: Sequence[Step], needed: set[Value]) -> tuple[Step, ...]:
+def needed_of(steps: Sequence[Step], needed: set[Value]) -> tuple[Step, ...]:
     """The steps that make what is needed; what they need is added to it."""
     kept = []
     for step in reversed(steps):
         if needed.isdisjoint(step.outputs):
             continue
         if isinstance(step, Loop):
-            step = _needed_of(step, needed)
+            step = _asked_of(step, needed)
         kept.append(step)
         needed.update(x for x in step.operands if isinstance(x, Value))
     return tuple(kept[::-1])
 
 
-def _needed_of(loop: Loop, needed: set[Value]) -> Loop:
+def _asked_of(loop: Loop, needed: set[Value]) -> Loop:
     """A loop that gives no more than what is needed of its outputs."""
     collected = []
     for c in loop.collected:
         outputs = {t: v for t, v in c.outputs.items() if v in needed}
         collected += [replace(c, outputs=outputs)] if outputs else []
     stacked = tuple(s for s in loop.stacked if s.whole in needed)
-    body = _needed(loop.body, set(loop.results))
+    body = needed_of(loop.body, set(loop.results))
     maker = {v: step for step in body for v in step.outputs}
     back = {c.parameter: c.result for c in loop.carries}
     waiting: list[Operand] = [c.result for c in (*collected, *stacked)]
@@ -335,7 +335,7 @@ def _needed_of(loop: Loop, needed: set[Value]) -> Loop:
     results = {c.result for c in (*collected, *stacked, *carries)}
     return replace(
         loop,
-        body=_needed(body, results),
+        body=needed_of(body, results),
         carries=carries,
         indexed=tuple(i for i in loop.indexed if i.parameter in live),
         sliced=tuple(s for s in loop.sliced if s.parameter in live),
