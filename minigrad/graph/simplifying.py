@@ -234,9 +234,7 @@ class _Rewriter:
             carries=tuple(carried),
             indexed=tuple(indexed.values()),
             collected=tuple(kept.values()),
-            sliced=tuple(
-                replace(s, whole=self.known.get(s.whole, s.whole)) for s in loop.sliced
-            ),
+            sliced=tuple(replace(s, whole=self.known.get(s.whole, s.whole)) for s in loop.sliced),
             stacked=tuple(
                 replace(
                     s,
@@ -262,7 +260,7 @@ def _same_after(shape: Shape, dtype: np.dtype[Any], chain: Sequence[Instruction]
     size = math.prod(shape)
     for seed in range(-(-SAMPLES // size) if size else 0):
         x = sample(Spec(shape, dtype), seed)
-        y = computed(lambda: functools.reduce(_applied, chain, x))
+        y = computed(functools.partial(functools.reduce, _applied, chain, x))
         if y is None or y.dtype != dtype or not np.array_equal(x.numpy(), y, equal_nan=True):
             return False
     return size > 0
@@ -277,11 +275,11 @@ def sample(spec: Spec, seed: int = 0) -> Tensor:
         return Tensor(numbers.astype(spec.dtype), backend="numpy")
 
 
-def computed(f: Callable[[], Tensor]) -> np.ndarray | None:
+def computed(f: Callable[[], Any]) -> np.ndarray | None:
     """What f gives for samples, or None if an op in it does not take such values."""
     with np.errstate(all="ignore"):
         try:
-            return f().numpy()
+            return np.asarray(f().numpy())
         except (MinigradError, ValueError):
             return None
 
