@@ -13,7 +13,33 @@ before the loop. `0 + x` is x but for the sign of zero.
 ...     return total
 >>> graph = mg.fold(f, mg.ones((4, 2)), mg.ones(2))
 >>> print(graph)
+graph(
+    %0: x0 (4, 2) float32,
+    %1: x1 (2,) float32,
+):
+  %2 = unstack(%0, axis=0)  4 x (2,) float32
+  %3 = multiply(%2[0], %1)  (2,) float32
+  %4 = add(0, %3)  (2,) float32
+  for t in 3:
+    %5 = (%2[1:4])[t]  (2,) float32
+    %6 = delay 1 of %8, first %4  (2,) float32
+    %7 = multiply(%5, %1)  (2,) float32
+    %8 = add(%6, %7)  (2,) float32
+    %8 -> %9[2]
+  return %9[2]
 >>> print(absorb(graph))
+graph(
+    %0: x0 (4, 2) float32,
+    %1: x1 (2,) float32,
+):
+  %2 = unstack(%0, axis=0)  4 x (2,) float32
+  for t in 4:
+    %3 = (%2[0:4])[t]  (2,) float32
+    %4 = delay 1 of %6, first const(0.0, (2,) float32)  (2,) float32
+    %5 = multiply(%3, %1)  (2,) float32
+    %6 = add(%4, %5)  (2,) float32
+    %6 -> %7[3]
+  return %7[3]
 """
 
 from __future__ import annotations
@@ -95,9 +121,9 @@ class _Absorber:
         return None
 
 
-def _items(around: Around, loop: Loop, first: bool) -> dict[Value, Operand] | None:
+def _items(around: Around, loop: Loop, first: bool) -> dict[Operand, Operand] | None:
     """The item before the first or after the last one of each indexed input."""
-    found = {}
+    found: dict[Operand, Operand] = {}
     for i in loop.indexed:
         item = around.beyond(i.items if first else i.items[::-1])
         if item is None:

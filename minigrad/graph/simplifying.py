@@ -1,10 +1,10 @@
 """simplify: the same outputs from fewer steps, none of which runs more often than it has to.
 
 Steps that no output needs go. Of equal steps one stays. A step within a loop that depends on
-nothing of the iteration runs once, before the loop. A result of constants that
-is no larger than they are is a constant. A
-step that gives its operand back, or undoes the one before it, is that operand; which steps do is
-found by running them on samples. `-0.0 + 0` is the one sum for which this is not exact.
+nothing of the iteration runs once, before the loop. What is made of constants, and is no
+larger, is a constant. A step that gives its operand back, or undoes the one before it, is that
+operand; which steps do is found by running them on samples. `-0.0 + 0` is the one case in which the
+sign of a zero differs. Only a step with one operand that is no number is looked through.
 
 >>> x = mg.Tensor([3.0, 4.0])
 >>> def f(x):
@@ -134,7 +134,7 @@ class _Rewriter:
         self.algebra = algebra
         self.levels = [_Level()]
         self.known: dict[Any, Any] = {}  # what stands now for a value that was there before
-        self.depth: dict[Value | Counter, int] = {}  # of what is made within a loop
+        self.depth: dict[Any, int] = {}  # of what is made within a loop
         self.maker: dict[Operand, Instruction] = {}
         self.answers: dict[Hashable, bool] = {}
 
@@ -208,10 +208,10 @@ class _Rewriter:
             if all(same(x, items[0]) for x in items):
                 self.known[i.parameter] = items[0]
         carries: dict[Hashable, Carry] = {}
-        for c in loop.carries:
-            initial = self.operands(c.initial)
-            key = (c.result, *map(key_of, initial))
-            self.known[c.parameter] = carries.setdefault(key, replace(c, initial=initial)).parameter
+        for carry in loop.carries:
+            now = replace(carry, initial=self.operands(carry.initial))
+            key = (carry.result, *map(key_of, now.initial))
+            self.known[carry.parameter] = carries.setdefault(key, now).parameter
         for step in loop.body:
             self.step(step)
         level = self.levels.pop()
@@ -239,7 +239,7 @@ class _Rewriter:
                 replace(
                     s,
                     result=self.known.get(s.result, s.result),
-                    initial=self.operands(s.initial),
+                    initial=tuple(self.known.get(x, x) for x in s.initial),
                 )
                 for s in loop.stacked
             ),
@@ -321,8 +321,9 @@ def _asked_of(loop: Loop, needed: set[Value]) -> Loop:
     body = needed_of(loop.body, set(loop.results))
     maker = {v: step for step in body for v in step.outputs}
     back = {c.parameter: c.result for c in loop.carries}
-    waiting: list[Operand] = [c.result for c in (*collected, *stacked)]
-    live = set(waiting)
+    given = {c.result for c in collected} | {s.result for s in stacked}
+    live: set[Operand] = set(given)
+    waiting = list(live)
     while waiting:
         x = waiting.pop()
         found = [back[x]] if x in back else maker[x].operands if x in maker else ()
@@ -330,10 +331,9 @@ def _asked_of(loop: Loop, needed: set[Value]) -> Loop:
         live |= new
         waiting += new
     carries = tuple(c for c in loop.carries if c.parameter in live)
-    results = {c.result for c in (*collected, *stacked, *carries)}
     return replace(
         loop,
-        body=needed_of(body, results),
+        body=needed_of(body, given | {c.result for c in carries}),
         carries=carries,
         indexed=tuple(i for i in loop.indexed if i.parameter in live),
         sliced=tuple(s for s in loop.sliced if s.parameter in live),

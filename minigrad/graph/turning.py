@@ -30,7 +30,7 @@ from minigrad.op import Static
 
 def turned(around: Around, loop: Loop) -> list[Step] | None:
     """The steps with a loop that begins with what takes items that its last iteration has not."""
-    late: set[Operand] = {i.parameter for i in loop.indexed if not around.beyond(i.items[::-1])}
+    late: set[Operand] = {i.parameter for i in loop.indexed if around.beyond(i.items[::-1]) is None}
     moving: list[Step] = []
     for step in loop.body:
         if not late.isdisjoint(step.operands):

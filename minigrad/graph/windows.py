@@ -130,8 +130,9 @@ class Around:
         for group, i in self.places.get(items[0], ()):
             for other, j in self.places.get(items[1], ()) if len(items) > 1 else ():
                 known, step = self.groups[group], j - i
-                spaced = [known.get(i + step * t) for t in range(len(items))]
-                if other is group and all(map(_is, spaced, items)):
+                if other is group and all(
+                    _is(known.get(i + step * t), x) for t, x in enumerate(items)
+                ):
                     return known.get(i - step)
         return None
 
@@ -271,7 +272,7 @@ class Window:
         gone.intersection_update(self.around.steps)
         rest = [step for step in self.around.steps if step not in gone and step is not self.loop]
         needed = self.around.needed.union(*(step.operands for step in rest))
-        collected = {c.result: dict(c.outputs) for c in loop.collected}
+        collected: dict[Value, dict[int, Any]] = {c.result: {**c.outputs} for c in loop.collected}
         images: dict[Operand, Value] = {}
         made = {v for step in gone for v in step.outputs}
         for step in self.found:
