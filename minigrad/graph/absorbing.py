@@ -69,7 +69,7 @@ def absorb(graph: Graph, backend: Backend | None = None) -> Graph:
         known = (x.constant.backend for x in values if x.constant is not None)
         backend = next(known, None) or current()
     steps = _Absorber(backend).steps(graph.steps, set(graph.outputs))
-    return sweep(replace(graph, steps=steps))
+    return sweep(share(replace(graph, steps=steps)))  # items that were not equal may be now
 
 
 class _Absorber:

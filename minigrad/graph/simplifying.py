@@ -78,7 +78,6 @@ from minigrad.tensor import Shape, Tensor
 
 SMALL = 4096  # elements at most of a result that becomes a constant
 SAMPLES = 64  # how many numbers at least show that a step gives its operand back
-SPECIAL = (0.0, -0.0, 1e-310, 1e-30, 0.5, 1.0, 1e30, 1e308, np.inf, -np.inf, np.nan)
 
 
 def simplify(graph: Graph) -> Graph:
@@ -207,11 +206,7 @@ class _Rewriter:
             self.known[i.parameter] = first.parameter
             if all(same(x, items[0]) for x in items):
                 self.known[i.parameter] = items[0]
-        carries: dict[Hashable, Carry] = {}
-        for carry in loop.carries:
-            now = replace(carry, initial=self.operands(carry.initial))
-            key = (carry.result, *map(key_of, now.initial))
-            self.known[carry.parameter] = carries.setdefault(key, now).parameter
+        starts = [self.operands(carry.initial) for carry in loop.carries]
         for step in loop.body:
             self.step(step)
         level = self.levels.pop()
@@ -227,11 +222,14 @@ class _Rewriter:
             for t, value in c.outputs.items():
                 self.known[value] = outputs.setdefault(t, value)
                 self.depth[value] = depth - 1
-        carried = [replace(c, result=self.known.get(c.result, c.result)) for c in carries.values()]
+        carries = [
+            Carry(c.parameter, self.known.get(c.result, c.result), start)
+            for c, start in zip(loop.carries, starts, strict=True)
+        ]
         new = replace(
             loop,
             body=tuple(level.steps),
-            carries=tuple(carried),
+            carries=tuple(carries),
             indexed=tuple(indexed.values()),
             collected=tuple(kept.values()),
             sliced=tuple(replace(s, whole=self.known.get(s.whole, s.whole)) for s in loop.sliced),
@@ -258,21 +256,37 @@ def _gives_back(spec: Spec, chain: Sequence[Instruction]) -> bool:
 
 def _same_after(shape: Shape, dtype: np.dtype[Any], chain: Sequence[Instruction]) -> bool:
     size = math.prod(shape)
-    for seed in range(-(-SAMPLES // size) if size else 0):
-        x = sample(Spec(shape, dtype), seed)
+    for turn in range(turns(size)):
+        x = sample(Spec(shape, dtype), turn)
         y = computed(functools.partial(functools.reduce, _applied, chain, x))
         if y is None or y.dtype != dtype or not np.array_equal(x.numpy(), y, equal_nan=True):
             return False
     return size > 0
 
 
-def sample(spec: Spec, seed: int = 0) -> Tensor:
-    """Random numbers of a shape and dtype, among them the smallest, the largest, inf and nan."""
-    rng = np.random.default_rng(seed)
-    numbers = 9 * rng.normal(size=spec.shape)
-    numbers = np.where(rng.random(spec.shape) < 0.3, rng.choice(SPECIAL, spec.shape), numbers)
-    with np.errstate(all="ignore"):
-        return Tensor(numbers.astype(spec.dtype), backend="numpy")
+def sample(spec: Spec, turn: int = 0) -> Tensor:
+    """Numbers of a shape and dtype; together, `turns` of them hold the smallest, inf, nan, ..."""
+    size, dtype = math.prod(spec.shape), np.dtype(spec.dtype)
+    numbers: Any = np.random.default_rng(turn * size // SAMPLES).normal(size=max(size, SAMPLES))
+    if dtype.kind == "f":
+        kind = np.finfo(dtype)
+        ends = [0, kind.smallest_subnormal, kind.tiny, kind.eps, 1, 1 / kind.eps, kind.max, np.inf]
+        special = np.array([*ends, *np.negative(ends), np.nan], dtype)
+    elif dtype.kind == "b":
+        special = np.array([False, True])
+    else:
+        ends = [np.iinfo(dtype).min, np.iinfo(dtype).max]
+        special = np.array([*ends, 0, 1, 2], dtype)
+    numbers = (9 * numbers if dtype.kind == "f" else numbers > 0).astype(dtype)
+    numbers[: len(special)] = special
+    numbers = np.random.default_rng(turn * size // SAMPLES).permutation(numbers)
+    part = numbers[(turn * size + np.arange(size)) % len(numbers)]
+    return Tensor(part.reshape(spec.shape), backend="numpy")
+
+
+def turns(size: int) -> int:
+    """How many samples of so many numbers hold all that a sample should."""
+    return -(-SAMPLES // size) if size else 0
 
 
 def computed(f: Callable[[], Any]) -> np.ndarray | None:

@@ -6,6 +6,7 @@ what is still zero may be missing, and from operands down to what is made of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,7 @@ from minigrad.graph.ir import (
     map_static,
 )
 from minigrad.graph.rolling import same
-from minigrad.graph.simplifying import computed, key_of, sample
+from minigrad.graph.simplifying import computed, key_of, sample, turns
 from minigrad.graph.skeleton import Skeleton, fresh, skeleton
 from minigrad.op import NOTHING, REGISTRY, Static, execute
 from minigrad.ops.create import full
@@ -60,18 +61,9 @@ class Facts:
         constants = (x for x in operands if not isinstance(x, Value) or x.constant is not None)
         key = (what, integers, *zero, *map(key_of, constants))
         if key not in self.vanishing:
-            given: list[Any] = []
-            for i, (x, is_zero) in enumerate(zip(operands, zero)):
-                if is_zero and isinstance(x, Value):
-                    given.append(Tensor(np.zeros(x.spec.shape, x.spec.dtype), backend="numpy"))
-                elif isinstance(x, Value):
-                    given.append(
-                        sample(x.spec, i) if x.constant is None else x.constant.to("numpy")
-                    )
-                else:
-                    given.append(x)
-            y = computed(lambda: execute(step.op, given, step.static))
-            self.vanishing[key] = y is not None and not y.any()
+            values = [x for x in operands if isinstance(x, Value)]
+            every = max(turns(math.prod(x.spec.shape)) for x in values)
+            self.vanishing[key] = all(_zeros(step, zero, turn) for turn in range(every))
         return self.vanishing[key]
 
     def constant(self, like: Value, number: Any) -> Value:
@@ -81,6 +73,19 @@ class Facts:
             values = full(like.spec.shape, number, like.spec.dtype, self.backend)
             self.constants[key] = Value(like.spec, constant=values)
         return self.constants[key]
+
+
+def _zeros(step: Instruction, zero: Sequence[bool | None], turn: int) -> bool:
+    given: list[Any] = []
+    for x, is_zero in zip(step.operands, zero):
+        if not isinstance(x, Value):
+            given.append(x)
+        elif is_zero:
+            given.append(Tensor(np.zeros(x.spec.shape, x.spec.dtype), backend="numpy"))
+        else:
+            given.append(sample(x.spec, turn) if x.constant is None else x.constant.to("numpy"))
+    y = computed(lambda: execute(step.op, given, step.static))
+    return y is not None and not y.any()
 
 
 def _is(x: Operand | None, y: Operand) -> bool:
@@ -271,7 +276,7 @@ class Window:
         gone = {step for step in self.found.values() if step is not None}
         gone.intersection_update(self.around.steps)
         rest = [step for step in self.around.steps if step not in gone and step is not self.loop]
-        needed = self.around.needed.union(*(step.operands for step in rest))
+        needed = self.around.needed.union(loop.operands, *(step.operands for step in rest))
         collected: dict[Value, dict[int, Any]] = {c.result: {**c.outputs} for c in loop.collected}
         images: dict[Operand, Value] = {}
         made = {v for step in gone for v in step.outputs}
