@@ -555,6 +555,20 @@ def test_a_loss_that_is_added_up_step_by_step_folds():
     assert trips == [5, 3]  # the first iteration adds to the number 0
 
 
+def test_an_operand_that_comes_from_the_first_window_twice_is_no_delay_edge():
+    """From window 0 to windows 1 and 4, and to none between."""
+
+    def f(xs):
+        ys = []
+        for t in range(5):
+            ys.append(mg.tanh(xs[t] * (ys[0] if t in (1, 4) else xs[7])))
+        return ys
+
+    xs = sequence(8)
+    for d in range(1, 4):
+        folds(lambda xs, d=d: f(xs)[d:], xs)
+
+
 def random_program(rng):
     """Windows that repeat, operands chosen at random, and perhaps one step that is another."""
     kinds = rng.integers(4, size=rng.integers(1, 5))

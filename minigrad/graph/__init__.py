@@ -3,6 +3,7 @@
 A pass takes a graph and returns another that means the same; `evaluate` says what that is.
 """
 
+from minigrad.graph.absorbing import absorb
 from minigrad.graph.checks import ordered, verify
 from minigrad.graph.contraction import Link, contract, inside, made_by, maker
 from minigrad.graph.flattening import fingerprint, unfold
@@ -22,12 +23,13 @@ from minigrad.graph.ir import (
 from minigrad.graph.latex import Equation, equations, label
 from minigrad.graph.listing import text
 from minigrad.graph.rolling import fold
+from minigrad.graph.simplifying import simplify
 from minigrad.graph.tracing import Captured, capture
 
 # fmt: off
 __all__ = [
     "Affine", "CaptureError", "Captured", "Carry", "Collected", "Equation", "Graph", "GraphError",
-    "Indexed", "Instruction", "Link", "Loop", "Value", "capture", "contract", "equations",
-    "evaluate", "fingerprint", "fold", "inside", "label", "made_by", "maker", "ordered", "text",
-    "unfold", "verify",
+    "Indexed", "Instruction", "Link", "Loop", "Value", "absorb", "capture", "contract", "equations",
+    "evaluate", "fingerprint", "fold", "inside", "label", "made_by", "maker", "ordered", "simplify",
+    "text", "unfold", "verify",
 ]

@@ -266,9 +266,9 @@ class _Sequence:
     def _before_delay(
         self, q: int, position: int, start: int, period: int, t: int, most: int
     ) -> bool:
-        """Whether a later window's operand comes, by a delay, from the first one: the windows
-        before have initial values, whatever these are."""
-        for later in range(t, most):
+        """Whether a later window's operand is the first to come, by a delay, from the first one:
+        the windows before have initial values, whatever these are."""
+        for later in range(most):
             x = self.skeletons[q + later * period].operands[position]
             i, _ = self.maker.get(x, (-1, 0))
             if i >= start:
