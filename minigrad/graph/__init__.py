@@ -5,7 +5,9 @@ A pass takes a graph and returns another that means the same; `evaluate` says wh
 
 from minigrad.graph.checks import ordered, verify
 from minigrad.graph.contraction import Link, contract, inside, made_by, maker
+from minigrad.graph.fission import distribute
 from minigrad.graph.flattening import fingerprint, unfold
+from minigrad.graph.gathering import whole
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import (
     Affine,
@@ -27,7 +29,7 @@ from minigrad.graph.tracing import Captured, capture
 # fmt: off
 __all__ = [
     "Affine", "CaptureError", "Captured", "Carry", "Collected", "Equation", "Graph", "GraphError",
-    "Indexed", "Instruction", "Link", "Loop", "Value", "capture", "contract", "equations",
-    "evaluate", "fingerprint", "fold", "inside", "label", "made_by", "maker", "ordered", "text",
-    "unfold", "verify",
+    "Indexed", "Instruction", "Link", "Loop", "Value", "capture", "contract", "distribute",
+    "equations", "evaluate", "fingerprint", "fold", "inside", "label", "made_by", "maker",
+    "ordered", "text", "unfold", "verify", "whole",
 ]
