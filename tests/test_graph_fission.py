@@ -77,7 +77,7 @@ def test_a_training_step(steps):
 
 
 def lstm_by_hand(xs, Wx, Wh, b, h, c, saved, before):
-    """An LSTM and the gradients of sum(h^2) / 2; saved: i, f, g, o, c, h; before: c, h a step ago."""
+    """An LSTM and the gradients of sum(h^2) / 2; saved: i, f, g, o, c, h; before: c, h before t."""
     made = [[] for _ in range(6)]
     for x in xs:
         gates = mg.split(x @ Wx + h @ Wh + b, 4, axis=-1)
@@ -427,6 +427,7 @@ def test_random_bodies(body, carried, kept, trips, backward, gradients):
         made = run(*args)
         if not gradients:
             return made
-        return made, mg.pullback(mg.sum(made[0] * made[0]) + mg.sum(made[1]), args)
+        loss = mg.sum(made[0] * made[0]) + mg.sum(made[1]) + sum(map(mg.sum, args))
+        return made, mg.pullback(loss, args)
 
     split(f, square(trips), square(trips, seed=1), leaf(square(seed=2).numpy()), square(seed=3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter as Count
 from dataclasses import replace
 from math import prod
+from typing import cast
 
 from minigrad.graph.building import (
     ADD,
@@ -98,9 +99,7 @@ class _Sums:
         if len(parts) == 2:
             self.out.emit(ADD, *parts, into=output)
         else:
-            step = self.out.steps[-1]
-            assert isinstance(step, Instruction)
-            step.outputs = (output,)
+            cast(Instruction, self.out.steps[-1]).outputs = (output,)
 
     def terms(self, result: Value, spec: object) -> list[Operand]:
         """The terms of a tree of additions, from left to right."""
@@ -151,8 +150,7 @@ class _Sums:
 
     def product(self, x: Operand) -> Value:
         """The sum over iterations of products: one product, of blocks side by side."""
-        a, b = self.rows.maker[x].operands
-        assert isinstance(a, Value) and isinstance(b, Value)
+        a, b = cast(tuple[Value, Value], self.rows.maker[x].operands)
         (rows, inner), columns = a.spec.shape, b.spec.shape[1]
         side_by_side = (TRANSPOSE, (1, 0, 2)), (RESHAPE, (rows, self.loop.trips * inner))
         left = self.rows.of(a, self.out, *side_by_side)

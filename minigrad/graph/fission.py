@@ -67,6 +67,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import cast
 
 from minigrad.graph.accumulation import summed
 from minigrad.graph.building import (
@@ -177,8 +178,7 @@ class _Split:
 
     def batch(self, i: int) -> None:
         """A product for all iterations."""
-        step, out = self.placed.nodes[i], self.gaps[self.placed.level[i]]
-        assert isinstance(step, Instruction)
+        step, out = cast(Instruction, self.placed.nodes[i]), self.gaps[self.placed.level[i]]
         a, b = (self.rows.of(x, out) for x in step.operands)  # type: ignore[arg-type]
         left, right = (self.rows.varies(x) for x in step.operands)
         rank = len(b.spec.shape) - right

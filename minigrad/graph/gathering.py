@@ -44,6 +44,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 from minigrad.graph.building import (
     INDEX,
@@ -97,15 +98,14 @@ class _Writer:
             pieces = self.plan.pieces.get(step, [])
             group = self.plan.groups.get(step)
             if group and group.wanted:
-                self.unstack(step, new.operands[0], group, out)
+                self.unstack(step, cast(Value, new.operands[0]), group, out)
             elif any(isinstance(piece, Run) for piece in pieces):
                 self.join(step, pieces, out)
             else:
                 out.steps.append(new)
         return out.steps
 
-    def unstack(self, step: Instruction, x: Operand, group: Group, out: Builder) -> None:
-        assert isinstance(x, Value)
+    def unstack(self, step: Instruction, x: Value, group: Group, out: Builder) -> None:
         axis = step.static["axis"]
         rest = (a for a in range(len(x.spec.shape)) if a != axis)
         group.whole = out.transposed(x, (axis, *rest))
@@ -132,12 +132,10 @@ class _Writer:
             rows = self.run(piece, out)
             count, first, *rest = rows.spec.shape
             return out.reshaped(rows, count * first, *rest)
-        assert isinstance(piece, Value)
-        return self.names.get(piece, piece)
+        return self.names.get(cast(Value, piece), cast(Value, piece))
 
     def run(self, run: Run, out: Builder) -> Value:
         group = run.group
-        assert group.whole is not None
         start = group.start + group.step * run.first
         return out.rows(group.whole, start, group.step * run.step, run.length)
 
@@ -190,7 +188,7 @@ class _Writer:
         """The items as rows of one whole, if they are no numbers."""
         pieces = self.plan.pieces[given]
         first = pieces[0]
-        if given in self.plan.direct and isinstance(first, Run) and first.group.whole:
+        if given in self.plan.direct and isinstance(first, Run):
             start, step = first.group.start, first.group.step
             return Sliced(
                 given.parameter,

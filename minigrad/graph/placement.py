@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import cast
 
 from minigrad.graph.building import PRODUCT, VIEWS, Rows
 from minigrad.graph.ir import Carry, Instruction, Loop, Step, Value
@@ -104,8 +105,7 @@ def _made(node: Step | Carry) -> tuple[Value, ...]:
 
 def batches(step: Instruction, rows: Rows) -> bool:
     """Whether the product of all iterations' operands is one product."""
-    a, b = step.operands
-    assert isinstance(a, Value) and isinstance(b, Value)
+    a, b = cast(tuple[Value, Value], step.operands)
     left, right = len(a.spec.shape), len(b.spec.shape)
     if rows.varies(a) and rows.varies(b):  # what has no weight in common gains little
         made, *given = (prod(x.spec.shape) for x in (step.outputs[0], a, b))

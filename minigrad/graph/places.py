@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from minigrad.graph.building import CONCATENATE, STACK, UNSTACK
@@ -18,8 +18,8 @@ class Group:
     step: int = 1
     first: int = 0  # the first row that is wanted, below 0 if initial values are
     wanted: bool = False
-    whole: Value | None = None
     start: int = 0
+    whole: Value = field(init=False)  # once it is made
 
 
 class Run(NamedTuple):
