@@ -6,7 +6,10 @@ A pass takes a graph and returns another that means the same; `evaluate` says wh
 from minigrad.graph.absorbing import absorb
 from minigrad.graph.checks import ordered, verify
 from minigrad.graph.contraction import Link, contract, inside, made_by, maker
+from minigrad.graph.fission import distribute
 from minigrad.graph.flattening import fingerprint, unfold
+from minigrad.graph.fusing import fuse
+from minigrad.graph.gathering import whole
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import (
     Affine,
@@ -22,6 +25,7 @@ from minigrad.graph.ir import (
 )
 from minigrad.graph.latex import Equation, equations, label
 from minigrad.graph.listing import text
+from minigrad.graph.lowering import lower
 from minigrad.graph.rolling import fold
 from minigrad.graph.simplifying import simplify
 from minigrad.graph.tracing import Captured, capture
@@ -29,7 +33,7 @@ from minigrad.graph.tracing import Captured, capture
 # fmt: off
 __all__ = [
     "Affine", "CaptureError", "Captured", "Carry", "Collected", "Equation", "Graph", "GraphError",
-    "Indexed", "Instruction", "Link", "Loop", "Value", "absorb", "capture", "contract", "equations",
-    "evaluate", "fingerprint", "fold", "inside", "label", "made_by", "maker", "ordered", "simplify",
-    "text", "unfold", "verify",
+    "Indexed", "Instruction", "Link", "Loop", "Value", "absorb", "capture", "contract",
+    "distribute", "equations", "evaluate", "fingerprint", "fold", "fuse", "inside", "label",
+    "lower", "made_by", "maker", "ordered", "simplify", "text", "unfold", "verify", "whole",
 ]
