@@ -9,7 +9,7 @@ import pytest
 import minigrad as mg
 from minigrad import tree
 from minigrad.graph import Graph, Value, capture, evaluate, gathering, verify, whole
-from minigrad.graph.building import renamed
+from minigrad.graph.rewriting import renamed
 from tests.recurrent import leaf, random_cell
 
 T, B, D, H = 6, 2, 3, 4

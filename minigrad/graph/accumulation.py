@@ -7,7 +7,8 @@ from dataclasses import replace
 from math import prod
 from typing import cast
 
-from minigrad.graph.building import (
+from minigrad.graph.ir import Carry, Instruction, Loop, Operand, Step, Value, spec_of
+from minigrad.graph.rewriting import (
     ADD,
     PRODUCT,
     RESHAPE,
@@ -17,7 +18,6 @@ from minigrad.graph.building import (
     Rows,
     live,
 )
-from minigrad.graph.ir import Carry, Instruction, Loop, Operand, Step, Value, spec_of
 from minigrad.graph.skeleton import fresh
 
 

@@ -70,20 +70,6 @@ from math import prod
 from typing import cast
 
 from minigrad.graph.accumulation import summed
-from minigrad.graph.building import (
-    INDEX,
-    PRODUCT,
-    STACK,
-    Builder,
-    Names,
-    Rows,
-    first_row,
-    lifted,
-    live,
-    renamed,
-    renamed_loop,
-    row_order,
-)
 from minigrad.graph.ir import (
     Carry,
     Collected,
@@ -97,6 +83,20 @@ from minigrad.graph.ir import (
     Value,
 )
 from minigrad.graph.placement import Placement
+from minigrad.graph.rewriting import (
+    INDEX,
+    PRODUCT,
+    STACK,
+    Builder,
+    Names,
+    Rows,
+    first_row,
+    lifted,
+    live,
+    renamed,
+    renamed_loop,
+    row_order,
+)
 from minigrad.graph.skeleton import fresh
 
 

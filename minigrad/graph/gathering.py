@@ -46,16 +46,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import cast
 
-from minigrad.graph.building import (
-    INDEX,
-    STACK,
-    Builder,
-    Names,
-    first_row,
-    renamed,
-    renamed_loop,
-    tall,
-)
 from minigrad.graph.ir import (
     Graph,
     Indexed,
@@ -68,6 +58,16 @@ from minigrad.graph.ir import (
     Value,
 )
 from minigrad.graph.places import Group, Piece, Plan, Run
+from minigrad.graph.rewriting import (
+    INDEX,
+    STACK,
+    Builder,
+    Names,
+    first_row,
+    renamed,
+    renamed_loop,
+    tall,
+)
 from minigrad.op import bare
 from minigrad.tensor import make
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import cast
 
-from minigrad.graph.building import PRODUCT, VIEWS, Rows
 from minigrad.graph.ir import Carry, Instruction, Loop, Step, Value
+from minigrad.graph.rewriting import PRODUCT, VIEWS, Rows
 
 
 class Placement:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from minigrad.graph.building import CONCATENATE, STACK, UNSTACK
 from minigrad.graph.ir import Collected, Indexed, Instruction, Loop, Operand, Step, Value
+from minigrad.graph.rewriting import CONCATENATE, STACK, UNSTACK
 
 
 @dataclass(eq=False, slots=True)
