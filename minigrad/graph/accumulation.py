@@ -50,6 +50,12 @@ class _Sums:
         self.rows.wholes.update((s.result, s) for s in reversed(loop.stacked))
         self.uses: Count[Operand] = Count(x for step in loop.body for x in step.operands)
         self.seen: Count[Operand] = Count(loop.results)
+        self.multiplied = {
+            self.rows.base(x)
+            for step in loop.body
+            if isinstance(step, Instruction) and step.op is PRODUCT
+            for x in step.operands
+        }
         self.body, self.out = Builder(), Builder()
 
     def take(self, carry: Carry) -> None:
@@ -90,8 +96,7 @@ class _Sums:
             self.collected.append(replace(kept, result=total, outputs={last: first}))
         parts: list[Operand] = [] if _is_zero(first) else [first]
         parts += [self.product(x) for x in products]
-        wholes = [self.rows.of(x, self.out) for x in small if isinstance(x, Value)]
-        parts += [self.out.emit(SUM, x, axis=(0,), keepdims=False) for x in wholes]
+        parts += [self.total(x) for x in small if isinstance(x, Value)]
         if len(parts) == 1 and isinstance(parts[0], Value) and parts[0].spec != output.spec:
             parts.insert(0, first)
         while len(parts) > 2:
@@ -147,6 +152,18 @@ class _Sums:
         given = max((prod(spec_of(y).shape) for y in step.operands), default=0)
         made_here = isinstance(step, Instruction) and step.op is not PRODUCT
         return made_here and prod(spec_of(x).shape) <= given
+
+    def total(self, x: Value) -> Value:
+        """The sum over iterations; of what is a sum already, of something that is kept anyway, the
+        sum of that, so that the loop need not look across its rows."""
+        step = self.rows.base_maker(x)
+        if isinstance(step, Instruction) and step.op is SUM:
+            (y,) = cast(tuple[Value], step.operands)
+            if self.rows.base(y) in self.multiplied:
+                axes = (0, *(axis + 1 for axis in step.static["axis"]))
+                found = self.out.emit(SUM, self.rows.of(y, self.out), axis=axes, keepdims=False)
+                return self.out.reshaped(found, *x.spec.shape)
+        return self.out.emit(SUM, self.rows.of(x, self.out), axis=(0,), keepdims=False)
 
     def product(self, x: Operand) -> Value:
         """The sum over iterations of products: one product, of blocks side by side."""
