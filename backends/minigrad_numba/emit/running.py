@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import sys
 import threading
 from collections.abc import Sequence
@@ -76,7 +75,7 @@ class Program:
         self.work = 0
         module = ir.Module("program")
         self.write(module)
-        self.pool = _pool(pool.threads() if self.work > SMALL else 1)
+        self.pool = pool.pool(pool.threads() if self.work > SMALL else 1)
         library.load()
         self.text = str(module)
         before = replace(objects.counters)
@@ -244,8 +243,3 @@ def _aligned(size: int) -> tuple[np.ndarray, int]:
     """Zeros of a size, and how far from their start a line of the cache starts."""
     array = np.zeros(size + LINE, dtype=np.uint8)
     return array, -array.ctypes.data % LINE
-
-
-@functools.cache
-def _pool(threads: int) -> pool.Pool:
-    return pool.Pool(threads)
