@@ -3,7 +3,10 @@
 A pass takes a graph and returns another that means the same; `evaluate` says what that is.
 """
 
+from minigrad.graph.building import PASSES, Program, build
+from minigrad.graph.captured import Captured
 from minigrad.graph.checks import ordered, verify
+from minigrad.graph.compiled import Compiled, compile
 from minigrad.graph.contraction import Link, contract, inside, made_by, maker
 from minigrad.graph.flattening import fingerprint, unfold
 from minigrad.graph.interpreter import evaluate
@@ -22,12 +25,12 @@ from minigrad.graph.ir import (
 from minigrad.graph.latex import Equation, equations, label
 from minigrad.graph.listing import text
 from minigrad.graph.rolling import fold
-from minigrad.graph.tracing import Captured, capture
+from minigrad.graph.tracing import capture
 
 # fmt: off
 __all__ = [
-    "Affine", "CaptureError", "Captured", "Carry", "Collected", "Equation", "Graph", "GraphError",
-    "Indexed", "Instruction", "Link", "Loop", "Value", "capture", "contract", "equations",
-    "evaluate", "fingerprint", "fold", "inside", "label", "made_by", "maker", "ordered", "text",
-    "unfold", "verify",
+    "PASSES", "Affine", "CaptureError", "Captured", "Carry", "Collected", "Compiled", "Equation",
+    "Graph", "GraphError", "Indexed", "Instruction", "Link", "Loop", "Program", "Value", "build",
+    "capture", "compile", "contract", "equations", "evaluate", "fingerprint", "fold", "inside",
+    "label", "made_by", "maker", "ordered", "text", "unfold", "verify",
 ]

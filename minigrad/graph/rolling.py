@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from minigrad.graph.captured import Captured
 from minigrad.graph.ir import (
     Affine,
     Carry,
@@ -27,7 +28,7 @@ from minigrad.graph.ir import (
     spec_of,
 )
 from minigrad.graph.skeleton import Skeleton, clone, fresh, skeleton
-from minigrad.graph.tracing import Captured, capture
+from minigrad.graph.tracing import capture
 
 PERIODS = 64  # how many later occurrences of a step are tried as the start of the next iteration
 PROBE = 4
