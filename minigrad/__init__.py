@@ -79,10 +79,8 @@ _ELSEWHERE = {  # what other libraries call it
 }  # fmt: skip
 
 
-_LATE = {
-    "graph": "graph", "compile": "graph", "fold": "graph", "unfold": "graph",
-    "pictures": "pictures", "draw": "pictures",
-}  # fmt: skip
+_LATE = dict.fromkeys(("graph", "compile", "fold", "unfold"), "graph")
+_LATE |= dict.fromkeys(("pictures", "draw"), "pictures")
 
 
 def __getattr__(name: str) -> Any:

@@ -78,10 +78,10 @@ class Call:
             raise TypeError("a call without a tape has no derivative")
         alone = isinstance(here.run, BareRun)
         inputs = [tensor_of(self.backend, x) for x in (*xs, *g)]
-        for k, dtype in enumerate(tape.dtypes, len(xs)):
-            if inputs[k].dtype != dtype:  # the node has one dtype
-                inputs[k] = inputs[k].astype(dtype)
         with in_mode(Mode(recording=False)) if alone else contextlib.nullcontext():
+            for k, dtype in enumerate(tape.dtypes, len(xs)):
+                if inputs[k].dtype != dtype:  # the node has one dtype
+                    inputs[k] = inputs[k].astype(dtype)
             found = self.derivative(mode.get().recording, hooks)(inputs)
         parts: list[Any] = [None] * len(xs)
         for i, part in zip(tape.wrt, found, strict=True):

@@ -69,6 +69,7 @@ class Circumstances:
             f"once: {type(module).__name__} was switched to training or out of it"
             for module in self.switched
         ]
+        notes += [f"once: {name} was changed" for name in self.looks.changed]
         for node in hooked:
             what = f"the result of {node.op.name}" if node.op else node.name or "a leaf"
             notes.append(f"once: a hook of {what} ran; what it computed is in the graph")

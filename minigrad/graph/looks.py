@@ -10,9 +10,10 @@ import contextlib
 import dis
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from operator import is_
 from threading import get_ident
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from minigrad.nn import Module
@@ -35,6 +36,7 @@ class Looks:
         self.cells: list[tuple[Any, str, Any]] = []
         self.items: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # of lists and dicts found there
         self.patched: list[type[Any]] = []
+        self.changed: list[str] = []  # by f itself, at the capture
         self.kinds: dict[type[Any], None] = dict.fromkeys(KINDS)
         self.thread = 0
         self._follow([(f, None), *((x, None) for x in leaves)])
@@ -60,11 +62,10 @@ class Looks:
 
     def _variables(self, f: FunctionType, package: str | None) -> Iterator[tuple[Any, str | None]]:
         for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # a variable that has no value yet
-                value = cell.cell_contents
-                self.cells.append((cell, name, value))
-                self._contents(value)
-                yield value, None
+            value = _inside(cell)
+            self.cells.append((cell, name, value))
+            self._contents(value)
+            yield value, None
         own = str(f.__globals__.get("__name__")).partition(".")[0]
         if own in ENGINE or package not in (None, own):
             return
@@ -82,8 +83,7 @@ class Looks:
 
     def _contents(self, value: Any) -> None:
         if isinstance(value, (list, dict)):
-            now = value.values() if isinstance(value, dict) else value
-            self.items[id(value)] = value, tuple(now)
+            self.items[id(value)] = value, tuple(_items(value))
 
     # attributes
 
@@ -111,6 +111,7 @@ class Looks:
             for kind in self.patched:
                 del kind.__getattribute__
             self.patched = []
+        self._settle()
 
     def _patch(self, kind: type[Any]) -> None:
         if "__getattribute__" in vars(kind):
@@ -131,25 +132,63 @@ class Looks:
 
     # afterwards
 
+    def _settle(self) -> None:
+        """Forget what f itself has changed, which calls do not repeat; tensors remain, for what
+        stands in their places now belongs to the capture."""
+        for key, (names, name, was, owner) in list(self.names.items()):
+            now = names.get(name, MISSING)
+            if now is not was and not isinstance(was, Tensor) and not isinstance(now, Tensor):
+                del self.names[key]
+                self.changed.append(_called(name, owner))
+        for i, (cell, name, was) in reversed(list(enumerate(self.cells))):
+            now = _inside(cell)
+            if now is not was and not isinstance(was, Tensor) and not isinstance(now, Tensor):
+                del self.cells[i]
+                self.changed.append(name)
+        for number, (value, items) in list(self.items.items()):
+            found = _items(value)
+            if same(found, items):
+                continue
+            replaced = [x for x, y in zip_longest(items, found) if x is not y]
+            if not any(isinstance(x, Tensor) for x in replaced):
+                del self.items[number]
+                if not any(isinstance(x, Tensor) for x in found):
+                    self.changed.append(f"a {type(value).__name__}")
+
     def difference(self) -> str | None:
         """What is another object now than it was, if anything is."""
         for names, name, was, owner in self.names.values():
             now = names.get(name, MISSING)
             if now is not was and not _equal(was, now):
-                whose = "" if isinstance(owner, FunctionType) else f" of {type(owner).__name__}"
-                return f"with another {name}{whose}"
+                return f"with another {_called(name, owner)}"
         for cell, name, was in self.cells:
-            try:
-                now = cell.cell_contents
-            except ValueError:  # deleted since
-                now = MISSING
+            now = _inside(cell)
             if now is not was and not _equal(was, now):
                 return f"with another {name}"
         for value, items in self.items.values():
-            found = value.values() if isinstance(value, dict) else value
-            if len(found) != len(items) or not all(map(is_, found, items)):
+            if not same(_items(value), items):
                 return f"with other items in a {type(value).__name__}"
         return None
+
+
+def _called(name: str, owner: Any) -> str:
+    return name if isinstance(owner, FunctionType) else f"{name} of {type(owner).__name__}"
+
+
+def _inside(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that has no value, yet or any more
+        return MISSING
+
+
+def _items(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def same(found: Any, items: tuple[Any, ...]) -> bool:
+    """Whether the same objects stand in a list or the values of a dict."""
+    return len(found) == len(items) and all(map(is_, found, items))
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -45,7 +45,7 @@ class Tape:
         xs = [self.inputs[i] for i in self.wrt]
         with recorder.resumed(recording):
             gs = [recorder.cotangent(y, f"g{i}", recording) for i, y in enumerate(ys)]
-            found = pull(ys, gs, xs, recording, hooks=hooks)
+            found = pull(ys, gs, xs, recording, stop=True, hooks=hooks)
             found = [zeros_like(x) if g is None else g for x, g in zip(xs, found, strict=True)]
             inputs = [*self.inputs, *gs]
             outputs = tuple(map(recorder.value, found))

@@ -107,7 +107,7 @@ def trace(
                 targets, outputs, cleared = recorder.changes(circumstances.gradients)
                 looked_at = recorder.looked_at(circumstances.gradients)
                 hooked = recorder.hooked()
-                tape = recorder.tape(results) if graphs else None
+                tape = recorder.tape(results, hooked) if graphs else None
         finally:
             recorder.end()
         del result, given, results, args, named
@@ -402,7 +402,7 @@ class Recorder:
             if none is not WRITTEN and node in self.grads
         )
 
-    def tape(self, results: Sequence[Tensor]) -> Tape | None:
+    def tape(self, results: Sequence[Tensor], hooked: Sequence[Node]) -> Tape | None:
         """How results came from the inputs, where gradients may flow."""
         if any(node.grad is not None for node in self.standins.values()):
             raise Outside("backward within it reaches a graph that was recorded before the call")
@@ -415,7 +415,10 @@ class Recorder:
                 node, _ = self._edge(source.tensor)
             inputs.append(make(Traced(value, self), self._home(source), node))
         outputs = [make(Traced(self.value(y), self), y.backend, *self._edge(y)) for y in results]
-        return tape_of(self, inputs, outputs)
+        tape = tape_of(self, inputs, outputs)
+        if tape and any(node.op for node in hooked):
+            raise Outside("a hook in it waits for a backward outside")
+        return tape
 
     def _home(self, source: Source) -> Any:
         if isinstance(source, Argument):
