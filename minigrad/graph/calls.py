@@ -91,7 +91,7 @@ class Call:
     def derivative(self, recording: bool, hooks: bool = True) -> Call:
         """The call from inputs and cotangents to cotangents; recording: to be differentiated."""
         key = recording, hooks
-        with tracing.capturing:
+        with tracing.capturing, tracing.uncollected():
             if key not in self.derivatives and self.tape is not None:
                 self.derivatives[key] = Call(*self.tape.backward(recording, hooks), self.backend)
             return self.derivatives[key]

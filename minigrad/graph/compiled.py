@@ -102,7 +102,8 @@ class Compiled:
         same = self.versions.get(key, [])
         if same and same[-1].captured is not None:
             self.notes.append(f"captured again: was {same[-1].captured.difference(leaves)}")
-        version = Version(self.f, args, named)
+        with tracing.uncollected():
+            version = Version(self.f, args, named)
         self.versions.setdefault(key, []).append(version)
         self.versions.move_to_end(key)
         self.captures += 1
@@ -204,12 +205,18 @@ def signature(args: Any, named: dict[str, Any]) -> tuple[Hashable, list[Any]]:
     leaves: list[Any] = []
     key: list[Any] = [mode.get().recording, current(), default_dtype()]
     for x in args:
-        _add(x, key, leaves)
+        if isinstance(x, Tensor):
+            node = x.node
+            key.append((x.shape, x.dtype, x.backend, node and node.op is None))
+            leaves.append(x)
+        else:
+            _add(x, key, leaves)
     if named:
         _add(named, key, leaves)
-    tensors = [id(x) for x in leaves if isinstance(x, Tensor)]
-    if len(set(tensors)) < len(tensors):  # one that is there twice
-        key.append(tuple(map(tensors.index, tensors)))
+    if len(set(map(id, leaves))) < len(leaves):
+        tensors = [id(x) for x in leaves if isinstance(x, Tensor)]
+        if len(set(tensors)) < len(tensors):  # one is there twice
+            key.append(tuple(map(tensors.index, tensors)))
     return tuple(key), leaves
 
 
@@ -217,7 +224,7 @@ def _add(x: Any, key: list[Any], leaves: list[Any]) -> None:
     kind = x.__class__
     if isinstance(x, Tensor):
         node = x.node
-        key += (x.shape, x.dtype, x.backend, node if node is None else node.op is None)
+        key.append((x.shape, x.dtype, x.backend, node and node.op is None))
         leaves.append(x)
     elif isinstance(x, (tuple, list)):
         key += (kind, len(x))

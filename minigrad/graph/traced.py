@@ -21,13 +21,12 @@ ENDED = "this tensor belongs to a capture that has ended; return it or assign it
 class Traced:
     """What a tensor holds while a function is captured: a value's shape and dtype, no numbers."""
 
-    __slots__ = ("__weakref__", "recorder", "shape", "value")
+    __slots__ = ("recorder", "shape", "value")
 
     def __init__(self, value: Value, recorder: Recorder) -> None:
         self.value = value
         self.shape = value.spec.shape
         self.recorder = recorder
-        recorder.traced.add(self)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -11,8 +11,8 @@ import contextlib
 import gc
 import hashlib
 import os
+import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -60,6 +60,18 @@ class Outside(CaptureError):
     """What cannot be captured together with a graph from before the call."""
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Within the block the garbage collector does not look at the many objects again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
 # --- capture -------------------------------------------------------------------------------------
 
 
@@ -95,6 +107,7 @@ def trace(
     """
     with capturing:
         recorder, circumstances = Recorder(graphs), Circumstances(f, leaves)
+        alone = recorder.references()
         given = [recorder.argument(i, x) for i, x in enumerate(leaves)]
         try:
             with at_choke_points(run=recorder.run, read=recorder.read, assign=recorder.assign):
@@ -111,7 +124,10 @@ def trace(
         finally:
             recorder.end()
         del result, given, results, args, named
-        notes = circumstances.notes(hooked, recorder.left(tape.handles if tape else ()))
+        if recorder.references() > alone:
+            gc.collect()
+        left = recorder.references() > alone and recorder.left(tape.handles if tape else ())
+        notes = circumstances.notes(hooked, left or ())
     values = [x for x in returned if isinstance(x, Value)]
     captured = Captured(
         Graph(
@@ -186,7 +202,8 @@ class Recorder:
         self.constants: dict[Any, Value] = {}
         self.kept: dict[int, Any] = {}  # constants by array, which stays where it is
         self.assigned: dict[int, tuple[Tensor, Tensor, int]] = {}  # tensor, old value, old version
-        self.traced: weakref.WeakSet[Traced] = weakref.WeakSet()
+        self.kinds: dict[Spec, Spec] = {}
+        self.specs: dict[Any, list[Spec]] = {}
         self.nodes: list[Node] = []
         self.graphs = graphs  # whether tensors with a history may come in, as leaves
         self.born = next_id()
@@ -230,8 +247,7 @@ class Recorder:
 
     def _input(self, key: Any, source: Source, tensor: Tensor, name: str | None) -> Value:
         if key not in self.inputs:
-            spec = Spec(tuple(tensor.shape), tensor.dtype)
-            self.inputs[key] = source, Value(spec, name)
+            self.inputs[key] = source, Value(self._spec(tensor.shape, tensor.dtype), name)
         return self.inputs[key][1]
 
     def _gradient(self, node: Node) -> Gradient:
@@ -275,7 +291,7 @@ class Recorder:
             content = hashlib.blake2b(np.ascontiguousarray(host).tobytes()).digest()
             key = (x.backend.name, x.shape, x.dtype.str, content)
             if key not in self.constants:
-                spec = Spec(tuple(x.shape), x.dtype)
+                spec = self._spec(x.shape, x.dtype)
                 self.constants[key] = Value(spec, x.name, constant=make(array, x.backend))
             self.kept[id(array)] = (array, self.constants[key])
         value: Value = self.kept[id(array)][1]
@@ -285,59 +301,76 @@ class Recorder:
 
     def run(self, op: Op, operands: Sequence[Any], static: Static) -> Any:
         """An op on abstract values: its shape rule instead of its forward, recorded as ever."""
-        backend = None
-        needed = 1  # digits as in execute
+        arrays: list[Any] = []  # all as in execute
+        parents: list[Node | None] = []
+        slots: list[int] = []
+        needed = 1
+        recorded = mixed = weak = False
+        backend: Any = None
+        dtype: Any = None
         for t in operands:
             if isinstance(t, Tensor):
-                if backend is not None and backend is not t.backend:
-                    raise mismatch(op, operands)
-                backend = t.backend
-            elif t.__class__ not in NUMBERS:
+                if backend is not t.backend:
+                    if backend is not None:
+                        raise mismatch(op, operands)
+                    backend = t.backend
+                array, node, slot = bare(t), t.node, t.index
+                if array.__class__ is not Traced or array.recorder is not self:
+                    array = Traced(self.value(t), self)
+                own = array.value.spec.dtype
+                if own is not dtype:
+                    mixed = dtype is not None
+                    dtype = own
+                if node is None:
+                    needed *= 2
+                else:
+                    needed += needed + 1
+                    recorded = True
+                    if node.id < self.born:
+                        node, slot = self._edge(t)
+                arrays.append(array)
+                parents.append(node)
+                slots.append(slot)
+            elif t.__class__ in NUMBERS:
+                weak = True
+                needed *= 2
+                arrays.append(t)
+                parents.append(None)
+                slots.append(0)
+            else:
                 return execute_raw(op, operands, static)
-            needed = 2 * needed + (getattr(t, "node", None) is not None)
         if backend is None:
             return execute_raw(op, operands, static)
-        given = [t if t.__class__ in NUMBERS else Traced(self.value(t), self) for t in operands]
-        arrays = [self._traced(a, backend) for a in promote(op, given, backend)]
+        if mixed or (weak and not op.weak) or dtype.kind != "f":
+            arrays = [self._traced(a, backend) for a in promote(op, arrays, backend)]
         try:
             made = self.emit(op, arrays, static)
         except (MinigradError, ValueError, TypeError) as error:
             why = ValueError(str(error)) if isinstance(error, ShapeError) else error
             raise explain(op, arrays, static, backend, why) from None
-        node = self._node(op, operands, static, arrays, made, needed)
+        node = None
+        if recorded and op.rules and made and mode.get().recording:
+            spec = made[0].value.spec
+            if spec.dtype.kind == "f":
+                plan = op.plans.get(needed) or op.plan(needed)
+                y: Any = made if op.outputs else made[0]
+                saved = save(plan, y, arrays, static) if plan.sources else ()
+                shape = tuple([part.shape for part in made]) if op.outputs else spec.shape
+                node = Node(
+                    op,
+                    plan,
+                    tuple(parents),
+                    tuple(slots),
+                    static,
+                    saved,
+                    backend,
+                    shape,
+                    spec.dtype,
+                )
+                self.nodes.append(node)
         if op.outputs:
-            return tuple(make(part, backend, node, i) for i, part in enumerate(made))
+            return tuple([make(part, backend, node, i) for i, part in enumerate(made)])
         return make(made[0], backend, node)
-
-    def _node(
-        self,
-        op: Op,
-        operands: Sequence[Any],
-        static: Static,
-        arrays: list[Any],
-        made: list[Traced],
-        needed: int,
-    ) -> Node | None:
-        """The record that execute would make."""
-        recorded = "1" in f"{needed:b}"[1:] and op.rules and mode.get().recording
-        if not recorded or not made or made[0].dtype.kind != "f":
-            return None
-        plan = op.plans.get(needed) or op.plan(needed)
-        tensors = [t if isinstance(t, Tensor) else None for t in operands]
-        edges = [(None, 0) if t is None else self._edge(t) for t in tensors]
-        node = Node(
-            op,
-            plan,
-            tuple(node for node, _ in edges),
-            tuple(slot for _, slot in edges),
-            static,
-            save(plan, made if op.outputs else made[0], arrays, static),
-            next(t.backend for t in tensors if t is not None),
-            tuple(part.shape for part in made) if op.outputs else made[0].shape,
-            made[0].dtype,
-        )
-        self.nodes.append(node)
-        return node
 
     def _traced(self, a: Any, backend: Any) -> Any:
         if isinstance(a, Traced) or a.__class__ in NUMBERS:
@@ -348,12 +381,35 @@ class Recorder:
         """Write an instruction down; its outputs are as the op's shape rule says."""
         if self.ended:
             raise CaptureError(ENDED)
-        found = op.shape(*specs_of(arrays), **static)
-        values = tuple(Value(Spec(tuple(s.shape), np.dtype(s.dtype))) for s in (
-            found if op.outputs else [found]))  # fmt: skip
-        operands: list[Operand] = [a.value if isinstance(a, Traced) else a for a in arrays]
-        self.steps.append(Instruction(op, tuple(operands), dict(static) or NOTHING, values))
+        operands = tuple([a.value if a.__class__ is Traced else a for a in arrays])
+        values = tuple([Value(spec) for spec in self._specs(op, operands, arrays, static)])
+        self.steps.append(Instruction(op, operands, dict(static) if static else NOTHING, values))
         return [Traced(value, self) for value in values]
+
+    def _specs(
+        self, op: Op, operands: Sequence[Operand], arrays: Sequence[Any], static: Static
+    ) -> list[Spec]:
+        """The specs of an op's outputs, asked for once: the same Spec then stands in all values."""
+        key: Any = (
+            op,
+            *[id(x.spec) if x.__class__ is Value else x.__class__ for x in operands],  # type: ignore[union-attr]
+            *static.items(),
+        )
+        try:
+            if key in self.specs:
+                return self.specs[key]
+        except TypeError:  # a static argument without a hash
+            key = None
+        found = op.shape(*specs_of(arrays), **static)
+        specs = [self._spec(s.shape, s.dtype) for s in (found if op.outputs else [found])]
+        if key is not None:
+            self.specs[key] = specs
+        return specs
+
+    def _spec(self, shape: Sequence[int], dtype: Any) -> Spec:
+        """The one object that stands for a shape and dtype."""
+        spec = Spec(tuple(shape), np.dtype(dtype))
+        return self.kinds.setdefault(spec, spec)
 
     def read(self, tensor: Tensor) -> np.ndarray:
         """The values of a constant; those of anything else are not there yet."""
@@ -432,12 +488,12 @@ class Recorder:
         self.nodes = []
         return found
 
-    def left(self, own: Sequence[Tensor] = ()) -> list[Tensor]:
+    def references(self) -> int:
+        """How many references to the recorder there are: every Traced holds one."""
+        return sys.getrefcount(self)
+
+    def left(self, own: Sequence[Tensor]) -> list[Tensor]:
         """Tensors of the capture that are still there after it, but for a tape's own."""
-        if self.traced:
-            gc.collect()
-        if not self.traced:
-            return []
         kept = set(map(id, own))
         tensors = [x for x in _tensors() if hasattr(x, "backend") and id(x) not in kept]
         return [x for x in tensors if getattr(bare(x), "recorder", None) is self]
@@ -481,6 +537,6 @@ class Recorder:
 
     def cotangent(self, y: Tensor, name: str, recording: bool) -> Tensor:
         """One more input, of the shape of y, which requires a gradient if that is recorded."""
-        spec = Spec(tuple(y.shape), y.dtype)
+        spec = self._spec(y.shape, y.dtype)
         node = new_leaf(y.backend, *spec) if recording else None
         return make(Traced(Value(spec, name), self), y.backend, node)
