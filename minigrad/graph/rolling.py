@@ -198,11 +198,12 @@ class _Sequence:
 
     def equal_windows(self, i: int, period: int) -> int:
         """How many windows of steps with the same labels there are from step i on."""
-        if self.labels[i : i + period] != self.labels[i + period : i + 2 * period]:
+        labels, j = self.labels, i + period
+        few = min(period, PROBE)  # most windows differ soon
+        if labels[i : i + few] != labels[j : j + few] or labels[i:j] != labels[j : j + period]:
             return 1
         if period not in self.breaks:
-            labels = self.label_array
-            unequal = np.flatnonzero(labels[period:] != labels[:-period])
+            unequal = np.flatnonzero(self.label_array[period:] != self.label_array[:-period])
             self.breaks[period] = np.append(unequal, len(labels) - period)
         breaks = self.breaks[period]
         return (int(breaks[np.searchsorted(breaks, i)]) - i) // period + 1
@@ -307,7 +308,7 @@ class _Sequence:
                 place = made[x][0] - start, made[x][1]
                 return ("carry", *place, column[:delay]) if delay else ("here", *place)
         first = column[0]
-        if all([x is first or same(x, first) for x in column]):
+        if all(x is first or same(x, first) for x in column):
             return "same", first
         # What was taken for initial values, and no result came after them, must be items too.
         agree = all(

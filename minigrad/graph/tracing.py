@@ -392,7 +392,7 @@ class Recorder:
         """The specs of an op's outputs, asked for once: the same Spec then stands in all values."""
         key: Any = (
             op,
-            *[id(x.spec) if x.__class__ is Value else x.__class__ for x in operands],  # type: ignore[union-attr]
+            *[id(x.spec) if x.__class__ is Value else x.__class__ for x in operands],
             *static.items(),
         )
         try:
