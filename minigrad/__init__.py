@@ -54,16 +54,16 @@ __all__ = [
     "OpNotImplementedError", "ShapeError", "StateDictError", "Tensor", "UnknownBackendError",
     "__version__", "absolute", "add", "all", "any", "arange", "arccos", "arccosh", "arcsin",
     "arcsinh", "arctan", "arctan2", "arctanh", "argmax", "argmin", "argsort", "arguments", "astype",
-    "broadcast_to", "ceil", "checkpoint", "clip", "clip_gradient", "concatenate", "cos", "cosh",
-    "cumsum", "default_dtype", "detect_anomaly", "divide", "draw", "einsum", "enable_grad", "equal",
-    "exp", "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "fold", "from_dlpack",
-    "full", "full_like", "functional", "grad", "gradcheck", "graph", "greater", "greater_equal",
-    "hessian", "hvp", "io", "isfinite", "isinf", "isnan", "jacobian", "jvp", "less", "less_equal",
-    "linspace", "load", "log", "log1p", "log2", "logical_and", "logical_not", "logical_or",
-    "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis", "multiply",
-    "negative", "nn", "no_grad", "not_equal", "ones", "ones_like", "ops", "optim", "outer", "pad",
-    "pictures", "power", "prod", "pullback", "random", "reciprocal", "remainder", "repeat",
-    "reshape", "resolve", "roll", "round", "save", "scatter_add", "set_backend",
+    "broadcast_to", "ceil", "checkpoint", "clip", "clip_gradient", "compile", "concatenate", "cos",
+    "cosh", "cumsum", "default_dtype", "detect_anomaly", "divide", "draw", "einsum", "enable_grad",
+    "equal", "exp", "expand_dims", "expm1", "eye", "flip", "floor", "floor_divide", "fold",
+    "from_dlpack", "full", "full_like", "functional", "grad", "gradcheck", "graph", "greater",
+    "greater_equal", "hessian", "hvp", "io", "isfinite", "isinf", "isnan", "jacobian", "jvp",
+    "less", "less_equal", "linspace", "load", "log", "log1p", "log2", "logical_and", "logical_not",
+    "logical_or", "logsumexp", "matmul", "max", "maximum", "mean", "min", "minimum", "moveaxis",
+    "multiply", "negative", "nn", "no_grad", "not_equal", "ones", "ones_like", "ops", "optim",
+    "outer", "pad", "pictures", "power", "prod", "pullback", "random", "reciprocal", "remainder",
+    "repeat", "reshape", "resolve", "roll", "round", "save", "scatter_add", "set_backend",
     "set_default_dtype", "show_backends", "sigmoid", "sign", "sin", "sinh", "sort", "split", "sqrt",
     "square", "squeeze", "stack", "std", "subtract", "sum", "swapaxes", "take", "take_along_axis",
     "tan", "tanh", "tensordot", "top_k", "transpose", "tree", "tril", "triu", "unfold", "unstack",
@@ -79,9 +79,8 @@ _ELSEWHERE = {  # what other libraries call it
 }  # fmt: skip
 
 
-_LATE = {
-    "graph": "graph", "fold": "graph", "unfold": "graph", "pictures": "pictures", "draw": "pictures"
-}  # fmt: skip
+_LATE = dict.fromkeys(("graph", "compile", "fold", "unfold"), "graph")
+_LATE |= dict.fromkeys(("pictures", "draw"), "pictures")
 
 
 def __getattr__(name: str) -> Any:

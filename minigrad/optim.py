@@ -14,8 +14,8 @@ from typing import Any
 from minigrad import arguments, state
 from minigrad.autodiff import no_grad
 from minigrad.errors import GradientError, NonFiniteError
-from minigrad.op import rehome
-from minigrad.ops import random
+from minigrad.op import op, rehome
+from minigrad.ops import random, specs
 from minigrad.ops.create import zeros_like
 from minigrad.ops.elementwise import clip, cos, floor, maximum, minimum, power, sqrt, where
 from minigrad.ops.shape import stack
@@ -363,6 +363,18 @@ def _with_gradients(call: str, parameters: Iterable[Tensor]) -> list[tuple[Tenso
     return [(p, g) for p, g in found if g is not None]
 
 
+def _check_finite(backend: Any, norm: Any) -> None:
+    if not math.isfinite(value := backend.to_numpy(norm).item()):
+        raise NonFiniteError(
+            f"the total norm of the gradients is {value}, so it cannot be clipped; look for the "
+            f"cause with MINIGRAD_DEBUG=nan, or pass error_if_nonfinite=False"
+        )
+
+
+# An op, so that a compiled step looks at each call.
+_finite = op("finite", lambda xp, norm: norm, shape=specs.same, check=_check_finite)
+
+
 def clip_by_global_norm(
     parameters: Iterable[Tensor], max_norm: float, error_if_nonfinite: bool = True
 ) -> Tensor:
@@ -376,11 +388,8 @@ def clip_by_global_norm(
     with no_grad():
         wide = [g.astype("float64") for _, g in found]
         norm = sqrt(stack([(g * g).sum() for g in wide]).sum())
-        if error_if_nonfinite and not math.isfinite(float(norm)):
-            raise NonFiniteError(
-                f"the total norm of the gradients is {norm.item()}, so it cannot be clipped; look "
-                f"for the cause with MINIGRAD_DEBUG=nan, or pass error_if_nonfinite=False"
-            )
+        if error_if_nonfinite:
+            norm = _finite(norm)
         factor = max_norm / maximum(norm, max_norm)  # exactly 1 where nothing is to be clipped
         factors = {g.dtype: factor.astype(g.dtype) for _, g in found}
         for p, g in found:

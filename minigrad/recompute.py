@@ -62,14 +62,14 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             dtype=widest,
         )
         for slot, n in enumerate(numbers):
-            ys[n] = _result(ys[n], node, slot)
+            ys[n] = as_output(ys[n], node, slot)
         return rebuild_y(ys)
 
     return checkpointed
 
 
-def _result(y: Tensor, node: Node, slot: int) -> Tensor:
-    """y as an output of a checkpoint, which as every node has one dtype, where y's may be less."""
+def as_output(y: Tensor, node: Node, slot: int) -> Tensor:
+    """y as an output of such a node, which as every node has one dtype, where y's may be less."""
     if y.dtype == node.dtype:
         return make(bare(y), y.backend, node, slot)
     wide = bare(astype(y.detach(), node.dtype))

@@ -35,6 +35,11 @@ class NumbaBackend:
     ) -> numpy.ndarray:
         return kernels.scatter_add(out, index, values)
 
+    def emit(self, graph: Any) -> Any:
+        from .emit.running import Program  # LLVM, and the graph package
+
+        return Program(graph, self)
+
 
 def backend(device: str | None = None) -> NumbaBackend:
     """The factory that `minigrad.backends` names; the kernels run on the host alone."""

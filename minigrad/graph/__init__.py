@@ -4,7 +4,10 @@ A pass takes a graph and returns another that means the same; `evaluate` says wh
 """
 
 from minigrad.graph.absorbing import absorb
+from minigrad.graph.building import PASSES, Program, build
+from minigrad.graph.captured import Captured
 from minigrad.graph.checks import ordered, verify
+from minigrad.graph.compiled import Compiled, compile
 from minigrad.graph.contraction import Link, contract, inside, made_by, maker
 from minigrad.graph.fission import distribute
 from minigrad.graph.flattening import fingerprint, unfold
@@ -28,12 +31,13 @@ from minigrad.graph.listing import text
 from minigrad.graph.lowering import lower
 from minigrad.graph.rolling import fold
 from minigrad.graph.simplifying import simplify
-from minigrad.graph.tracing import Captured, capture
+from minigrad.graph.tracing import capture
 
 # fmt: off
 __all__ = [
-    "Affine", "CaptureError", "Captured", "Carry", "Collected", "Equation", "Graph", "GraphError",
-    "Indexed", "Instruction", "Link", "Loop", "Value", "absorb", "capture", "contract",
-    "distribute", "equations", "evaluate", "fingerprint", "fold", "fuse", "inside", "label",
-    "lower", "made_by", "maker", "ordered", "simplify", "text", "unfold", "verify", "whole",
+    "PASSES", "Affine", "CaptureError", "Captured", "Carry", "Collected", "Compiled", "Equation",
+    "Graph", "GraphError", "Indexed", "Instruction", "Link", "Loop", "Program", "Value", "absorb",
+    "build", "capture", "compile", "contract", "distribute", "equations", "evaluate", "fingerprint",
+    "fold", "fuse", "inside", "label", "lower", "made_by", "maker", "ordered", "simplify", "text",
+    "unfold", "verify", "whole",
 ]

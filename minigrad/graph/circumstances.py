@@ -4,35 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from minigrad.graph.looks import Looks
 from minigrad.nn import Module
 from minigrad.op import mode
 from minigrad.tensor import Node, Tensor
 
+WRITTEN = "written"  # a .grad whose first use was to be set, so that what it was did not matter
+
 
 class Circumstances:
-    """Whether ops were recorded, and which modules that were asked were in training.
+    """Whether ops were recorded, which modules that were asked were in training, what f looked at.
 
-    Stands in `Module.training`'s place during a capture and writes down who is asked. The debug
-    switches are none of them: they stand at the choke points, through which calls go as well.
+    Stands in the place of `Module.training` during a capture and writes down who is asked. The
+    debug switches are none of them: they stand at the choke points, through which calls go as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, f: Callable[..., Any], leaves: Iterable[Any] = ()) -> None:
         self.recording = mode.get().recording
         self.training: dict[Module, bool] = {}
         self.switched: dict[Module, None] = {}
+        self.gradients: dict[Node, Any] = {}  # whether .grad was None at the first look, or WRITTEN
+        self.looks = Looks(f, leaves)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Within the block it is seen which modules are asked, and which are switched."""
-        plain = vars(Module)["training"]
+        """Within the block it is seen which modules are asked and switched, which .grad is used."""
+        training, grad = vars(Module)["training"], vars(Node)["grad"]
         Module.training = self  # type: ignore[assignment]
+        setattr(Node, "grad", _Grad(grad, self.gradients))  # noqa: B010
         try:
-            yield
+            with self.looks.watched():
+                yield
         finally:
-            Module.training = plain
+            Module.training = training
+            setattr(Node, "grad", grad)  # noqa: B010
 
     def __get__(self, module: Module | None, kind: Any = None) -> bool:
         if module is None:
@@ -51,9 +59,9 @@ class Circumstances:
         if mode.get().recording != self.recording:
             return "outside no_grad" if self.recording else "within no_grad"
         for module, training in self.training.items():
-            if module.training != training:
+            if vars(module).get("training", True) != training:
                 return f"with {type(module).__name__} {'' if training else 'not '}in training"
-        return None
+        return self.looks.difference()
 
     def notes(self, hooked: Iterable[Node], left: Iterable[Tensor]) -> list[str]:
         """What happened once, at the capture, for the reader of the graph."""
@@ -61,6 +69,7 @@ class Circumstances:
             f"once: {type(module).__name__} was switched to training or out of it"
             for module in self.switched
         ]
+        notes += [f"once: {name} was changed" for name in self.looks.changed]
         for node in hooked:
             what = f"the result of {node.op.name}" if node.op else node.name or "a leaf"
             notes.append(f"once: a hook of {what} ran; what it computed is in the graph")
@@ -70,6 +79,24 @@ class Circumstances:
                 f"it or assign it"
             )
         return list(dict.fromkeys(notes))
+
+
+class _Grad:
+    """Stands in the place of `Node.grad`."""
+
+    def __init__(self, plain: Any, seen: dict[Node, Any]) -> None:
+        self.plain, self.seen = plain, seen
+
+    def __get__(self, node: Node | None, kind: Any = None) -> Any:
+        if node is None:
+            return self.plain
+        grad = self.plain.__get__(node)
+        self.seen.setdefault(node, grad is None)
+        return grad
+
+    def __set__(self, node: Node, grad: Any) -> None:
+        self.seen.setdefault(node, WRITTEN)
+        self.plain.__set__(node, grad)
 
 
 def _holder(tensor: Tensor) -> str:

@@ -182,10 +182,13 @@ class Graph:
     outputs: tuple[Value, ...]
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """The listing that `minigrad.graph.text` makes."""
         from minigrad.graph.listing import text
 
         return text(self)
+
+    __str__ = text
 
     def walk(self) -> Iterator[Step]:
         """All steps, those of bodies after their loop."""

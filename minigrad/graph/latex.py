@@ -26,7 +26,7 @@ from minigrad.graph.ir import (
     map_static,
     spec_of,
 )
-from minigrad.graph.tracing import Traced
+from minigrad.graph.traced import Traced
 from minigrad.op import bare
 from minigrad.tensor import Tensor
 

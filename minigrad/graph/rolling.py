@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from minigrad.graph.captured import Captured
 from minigrad.graph.ir import (
     Affine,
     Carry,
@@ -27,7 +30,7 @@ from minigrad.graph.ir import (
     spec_of,
 )
 from minigrad.graph.skeleton import Skeleton, clone, fresh, skeleton
-from minigrad.graph.tracing import Captured, capture
+from minigrad.graph.tracing import capture
 
 PERIODS = 64  # how many later occurrences of a step are tried as the start of the next iteration
 PROBE = 4
@@ -133,13 +136,17 @@ class _Sequence:
         self.skeletons: list[Skeleton] = [skeleton(step) for step in steps]
         numbers: dict[Any, int] = {}
         self.labels = [numbers.setdefault(s.key, len(numbers)) for s in self.skeletons]
+        self.label_array = np.array(self.labels)
+        self.breaks: dict[int, Any] = {}  # where a step differs from the one a period later
         self.where: list[list[int]] = [[] for _ in numbers]
         self.maker: dict[Operand, tuple[int, int]] = {}
         self.last_use: dict[Operand, float] = {}
         for i, (step, found) in enumerate(zip(steps, self.skeletons, strict=True)):
             self.where[self.labels[i]].append(i)
-            self.maker.update({v: (i, o) for o, v in enumerate(step.outputs)})
-            self.last_use.update({x: i for x in found.operands if isinstance(x, Value)})
+            for o, v in enumerate(step.outputs):
+                self.maker[v] = i, o
+            for x in found.operands:
+                self.last_use[x] = i
         self.last_use.update(dict.fromkeys(needed, float("inf")))
 
     def folded(self) -> tuple[Step, ...]:
@@ -175,10 +182,7 @@ class _Sequence:
         first = bisect_right(later, i)
         for j in later[first : first + PERIODS]:
             period = j - i
-            labels = self.labels[i:j]
-            trips = 1
-            while self.labels[i + trips * period : j + trips * period] == labels:
-                trips += 1
+            trips = self.equal_windows(i, period)
             limit = found or best
             if trips < 2 or (limit and (trips - 1) * period - 1 <= limit.saved):
                 continue
@@ -190,6 +194,18 @@ class _Sequence:
             if run is not None and run.saved > (limit.saved if limit else 0):
                 found = run
         return found
+
+    def equal_windows(self, i: int, period: int) -> int:
+        """How many windows of steps with the same labels there are from step i on."""
+        labels, j = self.labels, i + period
+        few = min(period, PROBE)  # most windows differ soon
+        if labels[i : i + few] != labels[j : j + few] or labels[i:j] != labels[j : j + period]:
+            return 1
+        if period not in self.breaks:
+            unequal = np.flatnonzero(self.label_array[period:] != self.label_array[:-period])
+            self.breaks[period] = np.append(unequal, len(labels) - period)
+        breaks = self.breaks[period]
+        return (int(breaks[np.searchsorted(breaks, i)]) - i) // period + 1
 
     # one run
 
@@ -251,16 +267,16 @@ class _Sequence:
         return j < start and self._next_item(x, before, first, t)
 
     def _next_item(self, x: Operand, before: Operand, first: Operand, t: int) -> bool:
-        if same(x, before) and same(x, first):
+        if (x is before and x is first) or (same(x, before) and same(x, first)):
             return True
         if not (isinstance(x, Value) and isinstance(before, Value) and isinstance(first, Value)):
             return False
         if x.constant is not None and before.constant is not None and first.constant is not None:
             return True  # constants may differ in any way
-        places = [self.places.get(value) for value in (first, before, x)]
-        if any(place is None for place in places):
+        places = self.places
+        if x not in places or before not in places or first not in places:
             return False
-        (group, a), (other, b), (third, c) = (place for place in places if place is not None)
+        (group, a), (other, b), (third, c) = places[first], places[before], places[x]
         return group is other is third and (b - a) * t == (c - a) * (t - 1)
 
     def _before_delay(
@@ -285,13 +301,14 @@ class _Sequence:
         return None if any(use is None for row in found for use in row) else found  # type: ignore
 
     def _use(self, column: tuple[Operand, ...], start: int) -> tuple[Any, ...] | None:
+        made = self.maker
         for delay, x in enumerate(column):
-            i, o = self.maker.get(x, (-1, 0))
-            if i >= start:
-                place = i - start, o
+            if x in made and made[x][0] >= start:
+                place = made[x][0] - start, made[x][1]
                 return ("carry", *place, column[:delay]) if delay else ("here", *place)
-        if all(same(x, column[0]) for x in column):
-            return "same", column[0]
+        first = column[0]
+        if all(x is first or same(x, first) for x in column):
+            return "same", first
         # What was taken for initial values, and no result came after them, must be items too.
         agree = all(
             self._next_item(column[t], column[t - 1], column[0], t) for t in range(1, len(column))

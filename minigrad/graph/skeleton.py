@@ -37,6 +37,19 @@ def skeleton(step: Step) -> Skeleton:
     if isinstance(step, Loop):
         operands: list[Operand] = []
         return Skeleton(_loop_key(step, {}, {}, operands), tuple(operands), ())
+    static, integers = _static(step.static) if step.static else ((), ())
+    return Skeleton((_what(step), static), step.operands, integers)
+
+
+def _static(static: Static) -> tuple[Hashable, tuple[int, ...]]:
+    """Static arguments with holes for their integers, and these; of simple ones found only once."""
+    items = tuple(static.items())
+    simple = all(
+        x.__class__ in SIMPLE or (x.__class__ is tuple and {*map(type, x)} == {int})
+        for x in static.values()
+    )
+    if simple and (items, types := tuple(map(type, static.values()))) in _found:
+        return _found[items, types]
     integers: list[int] = []
 
     def hole(leaf: Any) -> Any:
@@ -45,17 +58,22 @@ def skeleton(step: Step) -> Skeleton:
             return "int"
         return leaf
 
-    static = hashable(map_static(hole, step.static))
-    return Skeleton((_what(step), static), step.operands, tuple(integers))
+    found = hashable(map_static(hole, static)), tuple(integers)
+    if simple:
+        if len(_found) > MOST:
+            _found.clear()
+        _found[items, types] = found
+    return found
+
+
+SIMPLE = {int, bool, str, type(None)}
+MOST = 10_000
+_found: dict[Any, tuple[Hashable, tuple[int, ...]]] = {}
 
 
 def _what(step: Instruction) -> Hashable:
-    kinds = tuple(
-        (tuple(x.spec.shape), x.spec.dtype.str) if isinstance(x, Value) else type(x)
-        for x in step.operands
-    )
-    made = tuple((tuple(v.spec.shape), v.spec.dtype.str) for v in step.outputs)
-    return step.op.name, kinds, made
+    kinds = tuple([x.spec if x.__class__ is Value else type(x) for x in step.operands])
+    return step.op.name, kinds, tuple([v.spec for v in step.outputs])
 
 
 def hashable(static: Any) -> Hashable:

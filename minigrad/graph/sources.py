@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigrad.graph.ir import CaptureError
-from minigrad.tensor import Node, Tensor
+from minigrad.op import bare
+from minigrad.ops import random
+from minigrad.tensor import Node, Tensor, make
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +17,11 @@ class Argument:
     """Input or output: the n-th leaf of the call's arguments, a tensor or an array."""
 
     position: int
+
+    def read(self, arguments: Sequence[Any]) -> Tensor:
+        """The value in a call with these leaves of arguments."""
+        given = arguments[self.position]
+        return handle(given) if isinstance(given, Tensor) else Tensor(given)
 
     def place(self, arguments: Sequence[Any]) -> Tensor:
         """The tensor to assign in a call with these leaves of arguments."""
@@ -30,8 +37,29 @@ class Held:
 
     tensor: Tensor
 
+    def read(self, arguments: Sequence[Any]) -> Tensor:
+        """The value now."""
+        return handle(self.tensor)
+
     def place(self, arguments: Sequence[Any]) -> Tensor:
         """The tensor."""
+        return self.tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ambient:
+    """Input or output: the state of the ambient generator, whichever tensor that is."""
+
+    @property
+    def tensor(self) -> Tensor:
+        return random.generator
+
+    def read(self, arguments: Sequence[Any]) -> Tensor:
+        """The state now."""
+        return handle(self.tensor)
+
+    def place(self, arguments: Sequence[Any]) -> Tensor:
+        """The tensor that holds it."""
         return self.tensor
 
 
@@ -42,6 +70,13 @@ class Gradient:
     node: Node
     position: int | None = None
 
+    def read(self, arguments: Sequence[Any]) -> Tensor:
+        """The gradient in a call with these leaves of arguments."""
+        grad = self.place(arguments).grad
+        if grad is None:
+            raise CaptureError("captured with a gradient in a .grad that is None now")
+        return handle(grad)
+
     def place(self, arguments: Sequence[Any]) -> Node:
         """The node whose .grad is meant in a call with these leaves of arguments."""
         given = self if self.position is None else arguments[self.position]
@@ -51,7 +86,12 @@ class Gradient:
         return node
 
 
-Source = Argument | Held | Gradient
+Source = Argument | Held | Ambient | Gradient
+
+
+def handle(x: Tensor) -> Tensor:
+    """Another handle of the same value: what a tensor is now, whatever it is assigned later."""
+    return make(bare(x), x.backend, x.node, x.index)
 
 
 def refuse_twice(leaves: Sequence[Any], targets: Sequence[Source]) -> None:

@@ -7,27 +7,26 @@ it makes itself.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
-import linecache
+import os
 import sys
-import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import FrameType
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from minigrad import tree
 from minigrad.errors import MinigradError, ShapeError
-from minigrad.graph.circumstances import Circumstances
-from minigrad.graph.interpreter import evaluate
+from minigrad.graph.captured import Captured, flatten, is_array, nest_of, spec_of_leaf
+from minigrad.graph.circumstances import WRITTEN, Circumstances
 from minigrad.graph.ir import CaptureError, Graph, Instruction, Operand, Value
-from minigrad.graph.sources import Argument, Gradient, Held, Source, refuse_twice
+from minigrad.graph.sources import Ambient, Argument, Gradient, Held, Source, refuse_twice
+from minigrad.graph.tape import Tape, tape_of
+from minigrad.graph.traced import ENDED, Traced, unreadable
 from minigrad.op import (
     NOTHING,
-    REGISTRY,
     Op,
     Static,
     at_choke_points,
@@ -41,147 +40,36 @@ from minigrad.op import (
 )  # fmt: skip
 from minigrad.ops import random
 from minigrad.spec import NUMBERS, Spec, explain, mismatch, refuse_assignment, specs_of
-from minigrad.tensor import Node, Tensor, make
+from minigrad.tensor import Node, Tensor, make, next_id
+from minigrad.tensor import leaf as new_leaf
 
-ENDED = "this tensor belongs to a capture that has ended; return it or assign it"
-
-
-class Traced:
-    """What a tensor holds while a function is captured: a value's shape and dtype, no numbers."""
-
-    __slots__ = ("__weakref__", "recorder", "shape", "value")
-
-    def __init__(self, value: Value, recorder: Recorder) -> None:
-        self.value = value
-        self.shape = value.spec.shape
-        self.recorder = recorder
-        recorder.traced.add(self)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        if self.recorder.ended:  # every op, on every backend, asks for the dtype first
-            raise CaptureError(ENDED)
-        return self.value.spec.dtype  # type: ignore[no-any-return]
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        return int(np.prod(self.shape, dtype=int))
-
-    def astype(self, dtype: Any) -> Traced:
-        """The cast as an instruction of its own: operands have the dtype that an op computes in."""
-        return self.recorder.emit(REGISTRY["astype"], [self], {"dtype": np.dtype(dtype)})[0]
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise CaptureError(ENDED) if self.recorder.ended else unreadable()
-
-    def __array__(self, *args: Any, **options: Any) -> Any:
-        raise CaptureError(ENDED) if self.recorder.ended else unreadable()
+capturing = threading.RLock()  # a capture changes tensors for a while, and puts them back
 
 
-def unreadable() -> CaptureError:
-    """The error for a look at a value that is not there yet, at the user's own line."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame and frame.f_globals.get("__name__", "").startswith("minigrad"):
-        frame = frame.f_back
-    where = ""
-    if frame is not None:
-        file, line = frame.f_code.co_filename, frame.f_lineno
-        where = f' at {file}:{line}: "{linecache.getline(file, line).strip()}"'
-    return CaptureError(
-        f"a captured function looks at a value that is not there yet{where}; write minigrad.where "
-        f"instead of if, keep numbers as tensors instead of float() and item(), and print what the "
-        f"function returns"
-    )
+def _after_fork() -> None:
+    """The thread that may have held the lock is not in the child."""
+    global capturing
+    capturing = threading.RLock()
 
 
-# --- a captured function -------------------------------------------------------------------------
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
-@dataclass(eq=False)
-class Captured:
-    """A captured function: its graph, where the inputs come from and where the outputs go.
-
-    Called with arguments like those it was captured with, it computes what the function would, and
-    then commits all assignments and gradients together.
-    """
-
-    graph: Graph
-    sources: tuple[Source, ...]
-    targets: tuple[Source, ...]  # of the graph's last outputs; what is returned stands before them
-    cleared: tuple[Gradient, ...]  # those that become None
-    arguments: tuple[Any, ...]  # leaves: the Spec of a tensor or an array, else the value itself
-    nest: str  # of the arguments, without the leaves
-    rebuild: Callable[[Sequence[Any]], Any]
-    returned: tuple[Any, ...]  # leaves: a Value's place among the outputs is taken in order
-    circumstances: Circumstances
-
-    def __call__(self, *args: Any) -> Any:
-        if was := self.circumstances.difference():
-            raise CaptureError(f"captured {was}, which is otherwise now; capture it anew")
-        leaves, _ = tree.flatten(args)
-        inputs = self.inputs(leaves)
-        if (nest := _nest(args)) != self.nest:
-            raise CaptureError(f"captured for arguments {self.nest}, not {nest}")
-        refuse_twice(leaves, self.targets)
-        places = [target.place(leaves) for target in self.targets]
-        cleared = [gradient.place(leaves) for gradient in self.cleared]
-        outputs = [y.detach() for y in evaluate(self.graph, inputs)]
-        count = len(outputs) - len(places)
-        for place, y in zip(places, outputs[count:], strict=True):
-            if isinstance(place, Node):
-                place.grad = y
-            else:
-                place.assign(y)
-        for node in cleared:
-            node.grad = None
-        results = iter(outputs[:count])
-        return self.rebuild([next(results) if isinstance(x, Value) else x for x in self.returned])
-
-    def inputs(self, leaves: Sequence[Any]) -> list[Tensor]:
-        """The graph's inputs for the leaves of a call's arguments.
-
-        Raises CaptureError for leaves of another signature.
-        """
-        if len(leaves) != len(self.arguments):
-            raise CaptureError(f"captured for {len(self.arguments)} arguments, not {len(leaves)}")
-        for i, (was, now) in enumerate(zip(self.arguments, leaves, strict=True)):
-            if not (_spec(now) == was if isinstance(was, Spec) else _same(was, now)):
-                shown = _spec(now) if _is_array(now) else repr(now)
-                raise CaptureError(f"captured for argument {i} = {was}, not {shown}")
-        return [self._input(source, leaves) for source in self.sources]
-
-    def _input(self, source: Source, leaves: Sequence[Any]) -> Tensor:
-        if isinstance(source, Held):
-            return source.tensor
-        if isinstance(source, Argument):
-            given = leaves[source.position]
-            return given if isinstance(given, Tensor) else Tensor(given)
-        grad = source.place(leaves).grad
-        if grad is None:
-            raise CaptureError("captured with a gradient in a .grad that is None now")
-        return grad
+class Outside(CaptureError):
+    """What cannot be captured together with a graph from before the call."""
 
 
-def _is_array(x: Any) -> bool:
-    return isinstance(x, (Tensor, np.ndarray))
-
-
-def _spec(x: Any) -> Spec | None:
-    return Spec(tuple(x.shape), x.dtype) if _is_array(x) else None
-
-
-def _nest(args: tuple[Any, ...]) -> str:
-    return repr(tree.map(lambda leaf: ..., args)).replace("Ellipsis", "...")
-
-
-def _same(was: Any, now: Any) -> bool:
-    return was is now or (type(was) is type(now) and bool(was == now))
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Within the block the garbage collector does not look at the many objects again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 # --- capture -------------------------------------------------------------------------------------
@@ -194,46 +82,71 @@ def capture(f: Callable[..., Any], *args: Any) -> Captured:
     is captured. What f assigns, and what backward leaves in `.grad`, is restored and becomes an
     output. Raises CaptureError where f looks at a value, which an input does not have yet.
 
-    Whether modules are in training, and no_grad, belong to what is captured. Other effects on
-    Python happen once, now; hooks, and tensors that f leaves in places of its own, are in `notes`.
+    Whether modules are in training, no_grad, and the objects that f finds in variables around it
+    and in attributes of modules, belong to what is captured. Other effects on Python happen once,
+    now; hooks, and tensors that f leaves in places of its own, are in `notes`.
     """
-    random.generator.detach()  # there from now on, hence an input
-    leaves, rebuild = tree.flatten(args)
-    recorder, circumstances = Recorder(), Circumstances()
-    given = [recorder.argument(i, x) for i, x in enumerate(leaves)]
-    try:
-        with (
-            circumstances.watched(),
-            at_choke_points(run=recorder.run, read=recorder.read, assign=recorder.assign),
-        ):
-            result = f(*rebuild(given))
-            returned, rebuild_result = tree.flatten(result)
-            returned = [recorder.value(x) if isinstance(x, Tensor) else x for x in returned]
-            targets, outputs, cleared = recorder.changes()
-            refuse_twice(leaves, targets)
-            for target in targets:
-                target.place(leaves)
-            hooked = recorder.hooked()
-    finally:
-        recorder.end()
-    del result, given
+    leaves, rebuild = flatten(args)
+    captured, _ = trace(f, leaves, lambda given: (rebuild(given), {}), nest_of(args))
+    refuse_twice(leaves, captured.targets)
+    captured.places(leaves)
+    return captured
+
+
+def trace(
+    f: Callable[..., Any],
+    leaves: Sequence[Any],
+    rebuild: Callable[[Sequence[Any]], tuple[Sequence[Any], dict[str, Any]]],
+    nest: str,
+    graphs: bool = False,
+) -> tuple[Captured, Tape | None]:
+    """capture of f with arguments rebuilt from leaves, and how its results came from the inputs.
+
+    With graphs, arguments and bound tensors may have a history: they stand for leaves, and there is
+    a tape, if gradients may flow.
+    """
+    with capturing:
+        recorder, circumstances = Recorder(graphs), Circumstances(f, leaves)
+        alone = recorder.references()
+        given = [recorder.argument(i, x) for i, x in enumerate(leaves)]
+        try:
+            with at_choke_points(run=recorder.run, read=recorder.read, assign=recorder.assign):
+                args, named = rebuild(given)
+                with circumstances.watched():
+                    result = f(*args, **named)
+                returned, rebuild_result = flatten(result)
+                results = [x for x in returned if isinstance(x, Tensor)]
+                returned = [recorder.value(x) if isinstance(x, Tensor) else x for x in returned]
+                targets, outputs, cleared = recorder.changes(circumstances.gradients)
+                looked_at = recorder.looked_at(circumstances.gradients)
+                hooked = recorder.hooked()
+                tape = recorder.tape(results, hooked) if graphs else None
+        finally:
+            recorder.end()
+        del result, given, results, args, named
+        if recorder.references() > alone:
+            gc.collect()
+        left = recorder.references() > alone and recorder.left(tape.handles if tape else ())
+        notes = circumstances.notes(hooked, left or ())
     values = [x for x in returned if isinstance(x, Value)]
-    return Captured(
+    captured = Captured(
         Graph(
             tuple(value for _, value in recorder.inputs.values()),
             tuple(recorder.steps),
             (*values, *outputs),
-            tuple(circumstances.notes(hooked, recorder.left())),
+            tuple(notes),
         ),
         tuple(source for source, _ in recorder.inputs.values()),
         tuple(targets),
         tuple(cleared),
-        tuple(_spec(x) if _is_array(x) else x for x in leaves),
-        _nest(args),
+        looked_at,
+        tuple(spec_of_leaf(x) if is_array(x) else x for x in leaves),
+        nest,
         rebuild_result,
         tuple(returned),
         circumstances,
     )
+    return captured, tape
 
 
 def _kinds(kind: type[Any]) -> set[type[Any]]:
@@ -247,6 +160,12 @@ def _tensors() -> list[Tensor]:
     return [x for x in gc.get_referrers(*kinds) if type(x) in kinds]
 
 
+def recorder_at(run: Any) -> Recorder | None:
+    """The recorder whose capture a `run` belongs to, whoever watches it, if one does."""
+    found = getattr(getattr(run, "watches", run), "__self__", None)
+    return found if isinstance(found, Recorder) else None
+
+
 def _refuse_history(tensor: Tensor, what: str) -> None:
     if not tensor.is_leaf and mode.get().recording:
         raise CaptureError(
@@ -258,11 +177,12 @@ def _refuse_history(tensor: Tensor, what: str) -> None:
 class Recorder:
     """What stands at the choke points during a capture."""
 
-    def __init__(self) -> None:
-        if isinstance(getattr(mode.get().run, "__self__", None), Recorder):
+    def __init__(self, graphs: bool = False) -> None:
+        if recorder_at(mode.get().run):
             raise CaptureError("a function is being captured already; capture the outer one alone")
         if gc.get_freeze_count():
             raise CaptureError("gc.freeze() hides the tensors there are; call gc.unfreeze() first")
+        self.generator = random.generator  # there from now on, hence an input
         # Held, so that nothing made during the capture can take the place of one of them.
         self.existing: dict[int, Tensor] = {id(x): x for x in _tensors()}
         self.by_array: dict[int, list[Tensor]] = {}
@@ -282,29 +202,52 @@ class Recorder:
         self.constants: dict[Any, Value] = {}
         self.kept: dict[int, Any] = {}  # constants by array, which stays where it is
         self.assigned: dict[int, tuple[Tensor, Tensor, int]] = {}  # tensor, old value, old version
-        self.traced: weakref.WeakSet[Traced] = weakref.WeakSet()
+        self.kinds: dict[Spec, Spec] = {}
+        self.specs: dict[Any, list[Spec]] = {}
         self.nodes: list[Node] = []
+        self.graphs = graphs  # whether tensors with a history may come in, as leaves
+        self.born = next_id()
+        self.standins: dict[tuple[Node, int], Node] = {}  # leaves for results from before
+        self.arguments: dict[int, Tensor] = {}  # what the function gets, by position
+        self.twice: dict[int, int] = {}  # a tensor that is several arguments is one of them
         self.ended = False
 
     # inputs
 
     def argument(self, position: int, leaf: Any) -> Any:
         """The abstract tensor for a leaf of the arguments; what is no tensor or array itself."""
-        if not _is_array(leaf):
+        if not is_array(leaf):
             return leaf
         tensor = leaf if isinstance(leaf, Tensor) else Tensor(leaf)
-        _refuse_history(tensor, f"argument {position}")
-        if tensor.node is not None:
-            self.positions[tensor.node] = position
+        if self.graphs:
+            twice = self.twice.get(id(tensor))
+            if twice is not None:
+                return self.arguments[twice]
+            self.twice[id(tensor)] = position
+        else:
+            _refuse_history(tensor, f"argument {position}")
+        node, _ = self._edge(tensor)
+        if node is not None:
+            self.positions[node] = position
         value = self._input(position, Argument(position), tensor, tensor.name or f"x{position}")
-        given = make(Traced(value, self), tensor.backend, tensor.node)
+        given = make(Traced(value, self), tensor.backend, node)
         self.given[id(given)] = position
+        self.arguments[position] = given
         return given
+
+    def _edge(self, x: Tensor) -> tuple[Node | None, int]:
+        """Where a tensor's gradient goes: a result from before the capture is a leaf within it."""
+        node = x.node
+        if node is None or node.op is None or node.id > self.born:
+            return node, x.index
+        key = node, x.index
+        if key not in self.standins:
+            self.standins[key] = new_leaf(x.backend, tuple(x.shape), x.dtype)
+        return self.standins[key], 0
 
     def _input(self, key: Any, source: Source, tensor: Tensor, name: str | None) -> Value:
         if key not in self.inputs:
-            spec = Spec(tuple(tensor.shape), tensor.dtype)
-            self.inputs[key] = source, Value(spec, name)
+            self.inputs[key] = source, Value(self._spec(tensor.shape, tensor.dtype), name)
         return self.inputs[key][1]
 
     def _gradient(self, node: Node) -> Gradient:
@@ -323,8 +266,12 @@ class Recorder:
         if id(before) in self.owner:
             node = self.owner[id(before)]
             return self._input(node, self._gradient(node), before, f"{node.name or ''}.grad")
-        _refuse_history(before, "a tensor from before the call")
-        return self._input(("held", id(before)), Held(before), before, before.name)
+        if not self.graphs:
+            _refuse_history(before, "a tensor from before the call")
+        return self._input(("held", id(before)), self._held(before), before, before.name)
+
+    def _held(self, tensor: Tensor) -> Source:
+        return Ambient() if tensor is self.generator else Held(tensor)
 
     def _before(self, x: Tensor, array: Any) -> Tensor | None:
         """The tensor from before the call whose value a handle made since then shows."""
@@ -344,7 +291,7 @@ class Recorder:
             content = hashlib.blake2b(np.ascontiguousarray(host).tobytes()).digest()
             key = (x.backend.name, x.shape, x.dtype.str, content)
             if key not in self.constants:
-                spec = Spec(tuple(x.shape), x.dtype)
+                spec = self._spec(x.shape, x.dtype)
                 self.constants[key] = Value(spec, x.name, constant=make(array, x.backend))
             self.kept[id(array)] = (array, self.constants[key])
         value: Value = self.kept[id(array)][1]
@@ -354,58 +301,76 @@ class Recorder:
 
     def run(self, op: Op, operands: Sequence[Any], static: Static) -> Any:
         """An op on abstract values: its shape rule instead of its forward, recorded as ever."""
-        backend = None
-        needed = 1  # digits as in execute
+        arrays: list[Any] = []  # all as in execute
+        parents: list[Node | None] = []
+        slots: list[int] = []
+        needed = 1
+        recorded = mixed = weak = False
+        backend: Any = None
+        dtype: Any = None
         for t in operands:
             if isinstance(t, Tensor):
-                if backend is not None and backend is not t.backend:
-                    raise mismatch(op, operands)
-                backend = t.backend
-            elif t.__class__ not in NUMBERS:
+                if backend is not t.backend:
+                    if backend is not None:
+                        raise mismatch(op, operands)
+                    backend = t.backend
+                array, node, slot = bare(t), t.node, t.index
+                if array.__class__ is not Traced or array.recorder is not self:
+                    array = Traced(self.value(t), self)
+                own = array.value.spec.dtype
+                if own is not dtype:
+                    mixed = dtype is not None
+                    dtype = own
+                if node is None:
+                    needed *= 2
+                else:
+                    needed += needed + 1
+                    recorded = True
+                    if node.id < self.born:
+                        node, slot = self._edge(t)
+                arrays.append(array)
+                parents.append(node)
+                slots.append(slot)
+            elif t.__class__ in NUMBERS:
+                weak = True
+                needed *= 2
+                arrays.append(t)
+                parents.append(None)
+                slots.append(0)
+            else:
                 return execute_raw(op, operands, static)
-            needed = 2 * needed + (getattr(t, "node", None) is not None)
         if backend is None:
             return execute_raw(op, operands, static)
-        given = [t if t.__class__ in NUMBERS else Traced(self.value(t), self) for t in operands]
-        arrays = [self._traced(a, backend) for a in promote(op, given, backend)]
+        if mixed or (weak and not op.weak) or dtype.kind != "f":
+            arrays = [self._traced(a, backend) for a in promote(op, arrays, backend)]
         try:
             made = self.emit(op, arrays, static)
         except (MinigradError, ValueError, TypeError) as error:
             why = ValueError(str(error)) if isinstance(error, ShapeError) else error
             raise explain(op, arrays, static, backend, why) from None
-        node = self._node(op, operands, static, arrays, made, needed)
+        node = None
+        if recorded and op.rules and made and mode.get().recording:
+            spec = made[0].value.spec
+            if spec.dtype.kind == "f":
+                plan = op.plans.get(needed) or op.plan(needed)
+                y: Any = made if op.outputs else made[0]
+                saved = save(plan, y, arrays, static) if plan.sources else ()
+                shape = tuple([part.shape for part in made]) if op.outputs else spec.shape
+                node = Node(
+                    op,
+                    plan,
+                    tuple(parents),
+                    tuple(slots),
+                    static,
+                    saved,
+                    backend,
+                    shape,
+                    spec.dtype,
+                )
+                self.nodes.append(node)
         if op.outputs:
-            return tuple(make(part, backend, node, i) for i, part in enumerate(made))
+            return tuple([make(part, backend, node, i) for i, part in enumerate(made)])
         return make(made[0], backend, node)
-
-    def _node(
-        self,
-        op: Op,
-        operands: Sequence[Any],
-        static: Static,
-        arrays: list[Any],
-        made: list[Traced],
-        needed: int,
-    ) -> Node | None:
-        """The record that execute would make."""
-        recorded = "1" in f"{needed:b}"[1:] and op.rules and mode.get().recording
-        if not recorded or not made or made[0].dtype.kind != "f":
-            return None
-        plan = op.plans.get(needed) or op.plan(needed)
-        tensors = [t if isinstance(t, Tensor) else None for t in operands]
-        node = Node(
-            op,
-            plan,
-            tuple(None if t is None else t.node for t in tensors),
-            tuple(t.index if t is not None else 0 for t in tensors),
-            static,
-            save(plan, made if op.outputs else made[0], arrays, static),
-            next(t.backend for t in tensors if t is not None),
-            tuple(part.shape for part in made) if op.outputs else made[0].shape,
-            made[0].dtype,
-        )
-        self.nodes.append(node)
-        return node
 
     def _traced(self, a: Any, backend: Any) -> Any:
         if isinstance(a, Traced) or a.__class__ in NUMBERS:
@@ -416,12 +381,35 @@ class Recorder:
         """Write an instruction down; its outputs are as the op's shape rule says."""
         if self.ended:
             raise CaptureError(ENDED)
-        found = op.shape(*specs_of(arrays), **static)
-        values = tuple(Value(Spec(tuple(s.shape), np.dtype(s.dtype))) for s in (
-            found if op.outputs else [found]))  # fmt: skip
-        operands: list[Operand] = [a.value if isinstance(a, Traced) else a for a in arrays]
-        self.steps.append(Instruction(op, tuple(operands), dict(static) or NOTHING, values))
+        operands = tuple([a.value if a.__class__ is Traced else a for a in arrays])
+        values = tuple([Value(spec) for spec in self._specs(op, operands, arrays, static)])
+        self.steps.append(Instruction(op, operands, dict(static) if static else NOTHING, values))
         return [Traced(value, self) for value in values]
+
+    def _specs(
+        self, op: Op, operands: Sequence[Operand], arrays: Sequence[Any], static: Static
+    ) -> list[Spec]:
+        """The specs of an op's outputs, asked for once: the same Spec then stands in all values."""
+        key: Any = (
+            op,
+            *[id(x.spec) if x.__class__ is Value else x.__class__ for x in operands],
+            *static.items(),
+        )
+        try:
+            if key in self.specs:
+                return self.specs[key]
+        except TypeError:  # a static argument without a hash
+            key = None
+        found = op.shape(*specs_of(arrays), **static)
+        specs = [self._spec(s.shape, s.dtype) for s in (found if op.outputs else [found])]
+        if key is not None:
+            self.specs[key] = specs
+        return specs
+
+    def _spec(self, shape: Sequence[int], dtype: Any) -> Spec:
+        """The one object that stands for a shape and dtype."""
+        spec = Spec(tuple(shape), np.dtype(dtype))
+        return self.kinds.setdefault(spec, spec)
 
     def read(self, tensor: Tensor) -> np.ndarray:
         """The values of a constant; those of anything else are not there yet."""
@@ -442,25 +430,56 @@ class Recorder:
 
     # the end
 
-    def changes(self) -> tuple[list[Source], list[Value], list[Gradient]]:
+    def changes(self, used: dict[Node, Any]) -> tuple[list[Source], list[Value], list[Gradient]]:
         """What was assigned and which gradients are others than before: where to, values, None."""
         targets: list[Source] = []
         outputs: list[Value] = []
         cleared: list[Gradient] = []
         for tensor, _, _ in self.assigned.values():
             if id(tensor) in self.existing:
-                targets.append(Held(tensor))
+                targets.append(self._held(tensor))
                 outputs.append(self.value(tensor))
             elif id(tensor) in self.given:
                 targets.append(Argument(self.given[id(tensor)]))
                 outputs.append(self.value(tensor))
         for node, old in sorted(self.grads.items(), key=lambda item: item[0].id):
-            if node.grad is None and old is not None:
+            if node.grad is None and (old is not None or used.get(node) is WRITTEN):
                 cleared.append(self._gradient(node))
             elif node.grad is not None and node.grad is not old:
                 targets.append(self._gradient(node))
                 outputs.append(self.value(node.grad))
         return targets, outputs, cleared
+
+    def looked_at(self, used: dict[Node, Any]) -> tuple[tuple[Gradient, bool], ...]:
+        """The gradients that were looked at before they were set, and whether they were None."""
+        return tuple(
+            (self._gradient(node), none)
+            for node, none in used.items()
+            if none is not WRITTEN and node in self.grads
+        )
+
+    def tape(self, results: Sequence[Tensor], hooked: Sequence[Node]) -> Tape | None:
+        """How results came from the inputs, where gradients may flow."""
+        if any(node.grad is not None for node in self.standins.values()):
+            raise Outside("backward within it reaches a graph that was recorded before the call")
+        inputs = []
+        for source, value in self.inputs.values():
+            node: Node | None = None
+            if isinstance(source, Argument):
+                node = self.arguments[source.position].node
+            elif isinstance(source, Held):
+                node, _ = self._edge(source.tensor)
+            inputs.append(make(Traced(value, self), self._home(source), node))
+        outputs = [make(Traced(self.value(y), self), y.backend, *self._edge(y)) for y in results]
+        tape = tape_of(self, inputs, outputs)
+        if tape and any(node.op for node in hooked):
+            raise Outside("a hook in it waits for a backward outside")
+        return tape
+
+    def _home(self, source: Source) -> Any:
+        if isinstance(source, Argument):
+            return self.arguments[source.position].backend
+        return source.node.backend if isinstance(source, Gradient) else source.tensor.backend
 
     def hooked(self) -> list[Node]:
         """The nodes whose hooks the capture has run, or may have."""
@@ -469,17 +488,20 @@ class Recorder:
         self.nodes = []
         return found
 
-    def left(self) -> list[Tensor]:
-        """Tensors of the capture that are still there after it."""
-        if self.traced:
-            gc.collect()
-        if not self.traced:
-            return []
-        tensors = [x for x in _tensors() if hasattr(x, "backend")]
+    def references(self) -> int:
+        """How many references to the recorder there are: every Traced holds one."""
+        return sys.getrefcount(self)
+
+    def left(self, own: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors of the capture that are still there after it, but for a tape's own."""
+        kept = set(map(id, own))
+        tensors = [x for x in _tensors() if hasattr(x, "backend") and id(x) not in kept]
         return [x for x in tensors if getattr(bare(x), "recorder", None) is self]
 
     def end(self) -> None:
         """Put back what was there, and refuse what is left of the capture from now on."""
+        held = [source.tensor for source, _ in self.inputs.values() if isinstance(source, Held)]
+        self.versions = {x.node: x.node.version for x in held if x.node and x.node.op is None}
         for tensor, old, version in self.assigned.values():
             if id(tensor) in self.existing or id(tensor) in self.given:
                 rebind(tensor, old)
@@ -489,3 +511,32 @@ class Recorder:
             node.grad = grad
         self.ended = True
         self.existing, self.by_array, self.owner = {}, {}, {}
+        self.grads, self.arguments, self.given, self.twice = {}, {}, {}, {}
+
+    # afterwards
+
+    @contextlib.contextmanager
+    def resumed(self, recording: bool) -> Iterator[None]:
+        """Within the block the capture goes on: what came from its inputs may be used again."""
+        held = [source.tensor for source, _ in self.inputs.values() if isinstance(source, Held)]
+        self.existing = {id(x): x for x in held}
+        for x in held:
+            self.by_array.setdefault(id(bare(x)), []).append(x)
+        versions = {node: node.version for node in self.versions}
+        for node, version in self.versions.items():
+            node.version = version
+        self.ended = False
+        try:
+            with at_choke_points(self.run, self.read, self.assign, recording):
+                yield
+        finally:
+            self.ended = True
+            self.existing, self.by_array, self.assigned, self.nodes = {}, {}, {}, []
+            for node, version in versions.items():
+                node.version = version
+
+    def cotangent(self, y: Tensor, name: str, recording: bool) -> Tensor:
+        """One more input, of the shape of y, which requires a gradient if that is recorded."""
+        spec = self._spec(y.shape, y.dtype)
+        node = new_leaf(y.backend, *spec) if recording else None
+        return make(Traced(Value(spec, name), self), y.backend, node)

@@ -9,6 +9,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad.ops.elementwise import alias
+from minigrad.optim import _finite
 from tests.op_rows.row import (
     NO_BROADCAST,
     WORD,
@@ -153,6 +154,17 @@ ROWS = [
     step("isinf", np.isinf, dtypes="bool"),
     step("isfinite", np.isfinite, dtypes="bool"),
     step("logical_not", np.logical_not, dtypes="bool"),
+    Row(  # clip_by_global_norm's look at the norm
+        "finite",
+        _finite,
+        lambda x: x,
+        [S(R()), S(R()), S(np.array(0.0))],
+        op="finite",
+        kind="exact",
+        dtypes="keep",
+        order=0,
+        errors=(Bad(S(np.array(np.inf)), mg.NonFiniteError, "the total norm .* is inf"),),
+    ),
     Row(
         "where",
         mg.where,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from minigrad.graph.fusing import Kernel
+from minigrad.graph.fusing import Kernel, fuse
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
@@ -67,8 +67,8 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph, self.backend = graph, backend
-        self.plan = plan(graph, is_foreign)
+        self.graph, self.backend = fuse(graph), backend
+        self.plan = plan(self.graph, is_foreign)
         self.lock = threading.Lock()
         self.parts: list[Segment | Step] = []
         self.notes: list[str] = []

@@ -1,0 +1,67 @@
+"""build: a graph becomes a program, by passes and then by the backend, which may emit code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from minigrad.backend import Backend, use_backend
+from minigrad.graph.absorbing import absorb
+from minigrad.graph.fission import distribute
+from minigrad.graph.gathering import whole
+from minigrad.graph.interpreter import evaluate
+from minigrad.graph.ir import Graph
+from minigrad.graph.lowering import lower
+from minigrad.graph.rolling import fold
+from minigrad.graph.simplifying import simplify
+from minigrad.op import bare, execute, mode
+from minigrad.tensor import Tensor, make
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    lower,
+    fold,
+    absorb,
+    simplify,
+    whole,
+    distribute,
+    simplify,
+)
+
+
+class Program:
+    """A graph, optimised, and what the backend makes of it; without that it is interpreted.
+
+    A backend may have `emit(graph)`, which returns what is called with the inputs' arrays, gives
+    the outputs' arrays, and has report() and source().
+    """
+
+    def __init__(self, graph: Graph, backend: Backend) -> None:
+        with use_backend(backend):  # that of constants which passes make
+            for optimise in PASSES:
+                graph = optimise(graph)
+        emit = getattr(backend, "emit", None)
+        self.emitted: Any = emit(graph) if emit else None
+        self.graph, self.backend = getattr(self.emitted, "graph", graph), backend
+
+    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs, which are never memory that a later call writes to.
+
+        Whoever stands at the choke point `run` sees every op: the graph is interpreted then.
+        """
+        if self.emitted is None or mode.get().run is not execute:
+            return [y.detach() for y in evaluate(self.graph, inputs)]
+        made = self.emitted([bare(x) for x in inputs])
+        return [make(array, self.backend) for array in made]
+
+    def report(self) -> str:
+        """What the backend has to say about it."""
+        return self.emitted.report() if self.emitted else f"interpreted on {self.backend.name}"
+
+    def source(self) -> str:
+        """The text that the backend generated."""
+        return self.emitted.source() if self.emitted else "interpreted"
+
+
+def build(graph: Graph, backend: Backend) -> Program:
+    """The program of a captured graph."""
+    return Program(graph, backend)

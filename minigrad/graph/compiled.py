@@ -1,0 +1,280 @@
+"""compile: a function that is captured at its first call, and its program run at the next ones.
+
+A call's signature is the nest of its arguments, shape, dtype, backend and requires_grad of tensors
+and arrays among them, and the values of all others; whatever else the function went by (see
+Circumstances and Looks) is compared with what it was. Where anything differs, it is captured anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from types import MethodType
+from typing import Any
+
+import numpy as np
+
+from minigrad.backend import Backend, current
+from minigrad.graph import tracing
+from minigrad.graph.calls import Call
+from minigrad.graph.captured import Captured, flatten, nest_of
+from minigrad.graph.ir import CaptureError, Graph
+from minigrad.op import BareRun, execute, mode
+from minigrad.ops.random import Key
+from minigrad.tensor import Tensor, default_dtype
+
+MOST = 64  # how many captures are kept
+NUMBERS = (int, bool, str, bytes, type(None))
+
+
+def compile(f: Callable[..., Any]) -> Compiled:
+    """f, captured at its first call with arguments of a kind, and run as a program from then on.
+
+    Arguments and result are nests of tensors, arrays and any other values. What f computes, assigns
+    and leaves in `.grad` is what it does without compile, to rounding; gradients flow through it to
+    any order. MINIGRAD_COMPILE=0 has it run as it is. Raises CaptureError where f looks at a value.
+    """
+    return f if isinstance(f, Compiled) else Compiled(f)
+
+
+class Compiled:
+    """A compiled function. Thread-safe; a method is compiled per object."""
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        if not callable(f):
+            raise TypeError(f"compile takes a function, not {f!r}; put @compile below @classmethod")
+        for refused in ("isgeneratorfunction", "isasyncgenfunction", "iscoroutinefunction"):
+            if getattr(inspect, refused)(f):
+                raise TypeError(
+                    f"compile cannot take {f.__name__!r}, whose body runs after the call; return "
+                    f"a list, or compile what it calls"
+                )
+        functools.update_wrapper(self, f, updated=())
+        self.f = f
+        self.versions: OrderedDict[Hashable, list[Version]] = OrderedDict()
+        self.notes: list[str] = []  # why it was captured again
+        self.captures = self.dropped = 0
+        self.last: Version | None = None
+
+    def __get__(self, instance: Any, kind: Any = None) -> Any:
+        return self if instance is None else MethodType(self, instance)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return compile, (self.f,)  # a copy, of an object's method say, captures for itself
+
+    def __repr__(self) -> str:
+        return f"<compiled {getattr(self.f, '__qualname__', self.f)}>"
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        run = mode.get().run
+        if os.environ.get("MINIGRAD_COMPILE") == "0" or (
+            run is not execute and (isinstance(run, BareRun) or tracing.recorder_at(run))
+        ):
+            return self.f(*args, **named)
+        key, leaves = signature(args, named)
+        with tracing.capturing:
+            version = self._found(key, leaves) or self._captured(key, args, named, leaves)
+            captured, call = version.captured, version.call
+            if captured is not None and call is not None:
+                places = captured.places(leaves)
+                inputs = captured.inputs(leaves)
+        if captured is None or call is None:
+            return self.f(*args, **named)
+        outputs = call(inputs)
+        with tracing.capturing:
+            return captured.commit(places, outputs)
+
+    def _found(self, key: Hashable, leaves: Sequence[Any]) -> Version | None:
+        for version in self.versions.get(key, ()):
+            if version.captured is None or version.captured.difference(leaves) is None:
+                self.versions.move_to_end(key)
+                self.last = version
+                return version
+        return None
+
+    def _captured(
+        self, key: Hashable, args: Any, named: dict[str, Any], leaves: Sequence[Any]
+    ) -> Version:
+        same = self.versions.get(key, [])
+        if same and same[-1].captured is not None:
+            self.notes.append(f"captured again: was {same[-1].captured.difference(leaves)}")
+        with tracing.uncollected():
+            version = Version(self.f, args, named)
+        self.versions.setdefault(key, []).append(version)
+        self.versions.move_to_end(key)
+        self.captures += 1
+        self.last = version
+        while sum(map(len, self.versions.values())) > MOST:
+            oldest = next(iter(self.versions))
+            self.versions[oldest].pop(0)
+            if not self.versions[oldest]:
+                del self.versions[oldest]
+            self.dropped += 1
+        return version
+
+    # what there is to see
+
+    def _last(self) -> Version:
+        if self.last is None:
+            raise CaptureError(f"{self!r} has not been captured yet: call it first")
+        return self.last
+
+    @property
+    def graph(self) -> Graph:
+        """The graph of the last call's program, after all passes."""
+        call = self._last().call
+        if call is None:
+            raise CaptureError(f"{self!r} was not captured: {self._last().why}")
+        return call.program.graph
+
+    def source(self) -> str:
+        """The text of what the backend generated for the last call."""
+        call = self._last().call
+        return call.program.source() if call else "interpreted"
+
+    def report(self) -> str:
+        """What was captured, why again, and what passes and backend made of it."""
+        versions = [v for same in self.versions.values() for v in same]
+        kept = f"{len(versions)} kept" + (f", {self.dropped} dropped" if self.dropped else "")
+        lines = [f"{self!r}: {self.captures} captures, {kept}"]
+        lines += [f"  {note}" for note in dict.fromkeys(self.notes[-8:])]
+        for version in versions:
+            lines += version.lines()
+        return "\n".join(lines)
+
+
+class Version:
+    """One capture of a function and its program; without one, why the function runs as it is."""
+
+    def __init__(self, f: Callable[..., Any], args: Any, named: dict[str, Any]) -> None:
+        start = time.perf_counter()
+        leaves, rebuild = flatten((args, named))
+        leaves = [x[()] if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in leaves]
+        self.nest = nest_of((*args, named) if named else args)
+        self.captured: Captured | None = None
+        self.call: Call | None = None
+        self.why = ""
+        try:
+            self.captured, tape = tracing.trace(f, leaves, rebuild, self.nest, graphs=True)
+            backend = _backend(self.captured, leaves)
+        except tracing.Outside as error:
+            self.captured, self.why = None, str(error)
+            return
+        self.raw = self.captured.graph
+        captured = time.perf_counter()
+        self.call = Call(self.raw, tape, backend)
+        self.seconds = captured - start, time.perf_counter() - captured
+
+    def lines(self) -> list[str]:
+        """The part of the report."""
+        if self.call is None:
+            return [f"  {self.nest}: not compiled: {self.why}"]
+        program = self.call.program
+        steps, left = len(self.raw.steps), sum(1 for _ in program.graph.walk())
+        capture, build = self.seconds
+        lines = [
+            f"  {self.nest}: {steps} steps, {left} after all passes with "
+            f"{len(program.graph.loops())} loops; captured in {capture * 1e3:.1f} ms, built in "
+            f"{build * 1e3:.1f} ms",
+            *(f"    {note}" for note in program.graph.notes),
+            *(f"    {line}" for line in program.report().splitlines()),
+        ]
+        for (recording, _), call in self.call.derivatives.items():
+            kind = "derivative, itself differentiable" if recording else "derivative"
+            lines.append(f"    {kind}: {sum(1 for _ in call.program.graph.walk())} steps")
+        return lines
+
+
+def _backend(captured: Captured, leaves: Sequence[Any]) -> Backend:
+    """Where the program runs; raises Outside for one that needs two backends."""
+    found = {x.backend: None for x in captured.inputs(leaves)}
+    if len(found) > 1:
+        raise tracing.Outside(f"it uses tensors on {' and '.join(b.name for b in found)}")
+    return next(iter(found), current())
+
+
+# --- the signature of a call ---------------------------------------------------------------------
+
+
+def signature(args: Any, named: dict[str, Any]) -> tuple[Hashable, list[Any]]:
+    """What a capture is found by, and the leaves of the arguments as `flatten` orders them."""
+    leaves: list[Any] = []
+    key: list[Any] = [mode.get().recording, current(), default_dtype()]
+    for x in args:
+        if isinstance(x, Tensor):
+            node = x.node
+            key.append((x.shape, x.dtype, x.backend, node and node.op is None))
+            leaves.append(x)
+        else:
+            _add(x, key, leaves)
+    if named:
+        _add(named, key, leaves)
+    if len(set(map(id, leaves))) < len(leaves):
+        tensors = [id(x) for x in leaves if isinstance(x, Tensor)]
+        if len(set(tensors)) < len(tensors):  # one is there twice
+            key.append(tuple(map(tensors.index, tensors)))
+    return tuple(key), leaves
+
+
+def _add(x: Any, key: list[Any], leaves: list[Any]) -> None:
+    kind = x.__class__
+    if isinstance(x, Tensor):
+        node = x.node
+        key.append((x.shape, x.dtype, x.backend, node and node.op is None))
+        leaves.append(x)
+    elif isinstance(x, (tuple, list)):
+        key += (kind, len(x))
+        for item in x:
+            _add(item, key, leaves)
+    elif isinstance(x, dict):
+        names = tuple(sorted(x))
+        key += (dict, names)
+        for name in names:
+            _add(x[name], key, leaves)
+    elif kind is Key:
+        key.append(Key)
+        _add(x.words, key, leaves)
+    else:
+        leaves.append(x)
+        key += _value(x, kind)
+
+
+def _value(x: Any, kind: type[Any]) -> tuple[Any, ...]:
+    """The part of the key that a leaf is which is no tensor."""
+    if kind in NUMBERS:
+        return kind, x
+    if kind is float:
+        return kind, x.hex()  # 0.0 is not -0.0, and nan is nan
+    if isinstance(x, np.generic) or (isinstance(x, np.ndarray) and x.ndim == 0):
+        return kind, x.dtype, x.tobytes()
+    if isinstance(x, (np.ndarray, current().xp.ndarray)):
+        return kind, x.shape, x.dtype
+    if kind is slice:
+        return kind, *(_value(part, type(part)) for part in (x.start, x.stop, x.step))
+    try:
+        hash(x)
+    except TypeError:
+        if not hasattr(x, "__dict__"):
+            raise CaptureError(
+                f"an argument is a {kind.__name__}, which may change and has no hash; pass a "
+                f"tuple, or what the function needs of it"
+            ) from None
+        return kind, _Itself(x)
+    return kind, x
+
+
+class _Itself:
+    """An object in a key, by identity."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+    def __hash__(self) -> int:
+        return id(self.x)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.x is self.x

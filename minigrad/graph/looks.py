@@ -1,0 +1,207 @@
+"""What a captured function found behind Python's names: variables around it and attributes.
+
+A tensor is bound to the object that was found. Where another object stands there later (a layer was
+replaced, a number changed), the capture is no longer what the function would do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
+from operator import is_
+from threading import get_ident
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from minigrad.nn import Module
+from minigrad.optim import Optimizer, Schedule
+from minigrad.tensor import Tensor
+
+KINDS: tuple[type[Any], ...] = (Module, Optimizer, Schedule)  # whose attributes are watched
+ENGINE = ("minigrad", "minigrad_rnn")  # whose own variables do not change
+HEAP_TYPE = 1 << 9  # CPython's flag of a class that Python code has made
+PLAIN = (int, float, complex, bool, str, bytes)
+MISSING: Any = object()
+
+
+class Looks:
+    """The variables around f and around the functions of its package that it calls, and, once
+    watched, the attributes that were read of modules, optimizers and the user's own objects."""
+
+    def __init__(self, f: Callable[..., Any], leaves: Iterable[Any]) -> None:
+        self.names: dict[tuple[int, str], tuple[dict[str, Any], str, Any, Any]] = {}
+        self.cells: list[tuple[Any, str, Any]] = []
+        self.items: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # of lists and dicts found there
+        self.patched: list[type[Any]] = []
+        self.changed: list[str] = []  # by f itself, at the capture
+        self.kinds: dict[type[Any], None] = dict.fromkeys(KINDS)
+        self.thread = 0
+        self._follow([(f, None), *((x, None) for x in leaves)])
+
+    # around f
+
+    def _follow(self, waiting: list[tuple[Any, str | None]]) -> None:
+        seen: dict[int, Any] = {}
+        while waiting:
+            x, package = waiting.pop()
+            if id(x) in seen:
+                continue
+            seen[id(x)] = x
+            if isinstance(x, functools.partial):
+                waiting += [(y, None) for y in (x.func, *x.args, *x.keywords.values())]
+            elif isinstance(x, MethodType):
+                waiting += [(x.__func__, None), (x.__self__, None)]
+            elif isinstance(x, FunctionType):
+                waiting += self._variables(x, package)
+            else:
+                self.watch(x)
+                waiting.append((getattr(x, "__wrapped__", None), None))
+
+    def _variables(self, f: FunctionType, package: str | None) -> Iterator[tuple[Any, str | None]]:
+        for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
+            value = _inside(cell)
+            self.cells.append((cell, name, value))
+            self._contents(value)
+            yield value, None
+        own = str(f.__globals__.get("__name__")).partition(".")[0]
+        if own in ENGINE or package not in (None, own):
+            return
+        for name in _global_names(f.__code__):
+            if name in f.__globals__:
+                value = f.__globals__[name]
+                self._name(f.__globals__, name, f)
+                yield value, own
+
+    def _name(self, names: dict[str, Any], name: str, owner: Any) -> None:
+        value = names.get(name, MISSING)
+        if not isinstance(value, (ModuleType, type)):
+            self.names[id(names), name] = names, name, value, owner
+            self._contents(value)
+
+    def _contents(self, value: Any) -> None:
+        if isinstance(value, (list, dict)):
+            self.items[id(value)] = value, tuple(_items(value))
+
+    # attributes
+
+    def watch(self, x: Any) -> None:
+        """Watch an object of a class that Python code has made."""
+        kind = type(x)
+        own = str(kind.__module__).partition(".")[0] == ENGINE[0]
+        if kind.__flags__ & HEAP_TYPE and not own and not isinstance(x, (*KINDS, Tensor)):
+            plain = getattr(kind, "__getattribute__") is object.__getattribute__  # noqa: B009
+            if plain and hasattr(x, "__dict__") and kind not in self.kinds:
+                self.kinds[kind] = None
+                if self.thread:
+                    self._patch(kind)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within the block, attributes that this thread reads are seen."""
+        self.thread = get_ident()
+        try:
+            for kind in list(self.kinds):
+                self._patch(kind)
+            yield
+        finally:
+            self.thread = 0
+            for kind in self.patched:
+                del kind.__getattribute__
+            self.patched = []
+        self._settle()
+
+    def _patch(self, kind: type[Any]) -> None:
+        if "__getattribute__" in vars(kind):
+            return
+        names, find = self.names, object.__getattribute__
+
+        def look(x: Any, name: str) -> Any:
+            value = find(x, name)
+            if name[:2] != "__" and name != "training" and get_ident() == self.thread:
+                own = find(x, "__dict__")
+                if (id(own), name) not in names:
+                    self._name(own, name, x)
+                    self.watch(value)
+            return value
+
+        kind.__getattribute__ = look  # type: ignore[assignment]
+        self.patched.append(kind)
+
+    # afterwards
+
+    def _settle(self) -> None:
+        """Forget what f itself has changed, which calls do not repeat; tensors remain, for what
+        stands in their places now belongs to the capture."""
+        for key, (names, name, was, owner) in list(self.names.items()):
+            now = names.get(name, MISSING)
+            if now is not was and not isinstance(was, Tensor) and not isinstance(now, Tensor):
+                del self.names[key]
+                self.changed.append(_called(name, owner))
+        for i, (cell, name, was) in reversed(list(enumerate(self.cells))):
+            now = _inside(cell)
+            if now is not was and not isinstance(was, Tensor) and not isinstance(now, Tensor):
+                del self.cells[i]
+                self.changed.append(name)
+        for number, (value, items) in list(self.items.items()):
+            found = _items(value)
+            if same(found, items):
+                continue
+            replaced = [x for x, y in zip_longest(items, found) if x is not y]
+            if not any(isinstance(x, Tensor) for x in replaced):
+                del self.items[number]
+                if not any(isinstance(x, Tensor) for x in found):
+                    self.changed.append(f"a {type(value).__name__}")
+
+    def difference(self) -> str | None:
+        """What is another object now than it was, if anything is."""
+        for names, name, was, owner in self.names.values():
+            now = names.get(name, MISSING)
+            if now is not was and not _equal(was, now):
+                return f"with another {_called(name, owner)}"
+        for cell, name, was in self.cells:
+            now = _inside(cell)
+            if now is not was and not _equal(was, now):
+                return f"with another {name}"
+        for value, items in self.items.values():
+            if not same(_items(value), items):
+                return f"with other items in a {type(value).__name__}"
+        return None
+
+
+def _called(name: str, owner: Any) -> str:
+    return name if isinstance(owner, FunctionType) else f"{name} of {type(owner).__name__}"
+
+
+def _inside(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that has no value, yet or any more
+        return MISSING
+
+
+def _items(value: Any) -> Any:
+    return value.values() if isinstance(value, dict) else value
+
+
+def same(found: Any, items: tuple[Any, ...]) -> bool:
+    """Whether the same objects stand in a list or the values of a dict."""
+    return len(found) == len(items) and all(map(is_, found, items))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return type(a) is type(b) and isinstance(a, PLAIN) and repr(a) == repr(b)
+
+
+@functools.lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    """The global variables that code reads, that of functions within it included."""
+    names = [
+        x.argval for x in dis.get_instructions(code) if x.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    ]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names += _global_names(constant)
+    return tuple(dict.fromkeys(names))
