@@ -87,12 +87,12 @@ class Text:
         body.header[self.names[key]] = self.names[key].upper()
         return self.names[key]
 
-    def item(self, x: Symbol) -> str:
-        """An item of what is known at run time alone, as it stands in a loop's header."""
+    def item(self, x: Symbol, index: str = "") -> str:
+        """An item of what is known at run time alone; or the one of an index in its place."""
         whole, i = x.item
         if isinstance(whole, Queue):
-            return f"{whole.name}[{i}]"
-        return f"{self.name(whole)}[{i}, ...]"
+            return f"{whole.name}[{index or i}]"
+        return f"{self.name(whole)}[{index or i}, ...]"  # an array, where it has no axis left
 
     def argument(self, x: Any) -> str:
         if isinstance(x, tuple):
@@ -105,7 +105,8 @@ class Text:
         return self.keep(x, self.fresh("k"))
 
     def function(self, entry: Entry) -> str:
-        name = self.keep(entry.function, entry.name or entry.function.__name__)
+        known = entry.function.__name__ if not entry.name else self.fresh(f"{entry.name}_")
+        name = self.keep(entry.function, known)
         if entry.counters:
             name += f"[{', '.join(map(self.counter, entry.counters))}]"
         return name
@@ -132,18 +133,19 @@ class Text:
         from collections import deque
 
         self.space.setdefault("deque", deque)
-        parent = body.parent
+        parent, trips = body.parent, body.stop - body.start
         for x in body.parameters:
             if isinstance(x, Symbol) and x.root.used and x.root.given:
                 if x.item is not None:
                     body.lines.append(f"{self.variable(x)} = {self.item(x)}")
+                elif trips == 1:
+                    x.text = self.name(x.root.source(body.start))
                 else:
                     items = self.items([x.root.source(t) for t in range(body.start, body.stop)])
                     body.header[self.variable(x)] = items
         self.body(body)
         for queue, x in body.tails:
             body.lines.append(f"{queue.name}.append({self.name(x)})")
-        trips = body.stop - body.start
         if trips == 1:
             firsts = [f"[{name}] = {over}" for name, over in body.header.items()]
             parent.lines += firsts + body.lines
@@ -164,23 +166,22 @@ class Text:
             step = numbers[1] - numbers[0]
             over = range(numbers[0], numbers[-1] + step, step) if step else range(0)
             if numbers == list(over):
-                form = self.item(symbols[0]).replace(f"[{numbers[0]}", "[i", 1)
-                return f"[{form} for i in {over!r}]"
+                return f"[{self.item(symbols[0], 'i')} for i in {over!r}]"
         return f"[{', '.join(map(self.name, symbols))}]"
 
     def call(self, entry: Entry, body: Body) -> None:
         results = entry.results
         if not results:
-            if entry.function is not np.copyto or isinstance(entry.args[0], Symbol):
-                body.lines.append(self.plain(entry))
-                self.calls += 1
+            body.lines.append(self.plain(entry))
+            self.calls += 1
             return
         given = results[0].root.given
         if not entry.fresh and not given:
             return  # views of planned memory are there before the program runs
-        target = results[0].root.body if not entry.fresh else body
+        fixed = not entry.fresh and not entry.counters  # a view, the same in each iteration
+        target = results[0].root.body if fixed else body
         if given:
-            self.allocated += entry.fresh
+            self.allocated += entry.fresh and not results[0].root.output
             self.calls += entry.fresh
             target.lines.append(self.making(entry))
             return
@@ -296,7 +297,7 @@ class Program:
             f"loops (iterations x lines): {loops}\n"
             f"{len(plan.sizes)} buffers of {sum(plan.sizes):,} bytes for {len(plan.roots)} arrays "
             f"of {wanted:,}\n"
-            f"{text.allocated} calls allocate their results"
+            f"{text.allocated} calls allocate what they give, besides the outputs"
         )
 
 

@@ -7,7 +7,7 @@ import heapq
 
 import numpy as np
 
-from minigrad_numpy.symbols import Body, Entry, Queue, Root, Symbol, extent, symbols_in
+from minigrad_numpy.symbols import Body, Entry, Queue, Root, Symbol, extent
 from minigrad_numpy.walk import Walk
 
 ALIGNMENT = 64
@@ -36,7 +36,7 @@ class Plan:
             if isinstance(entry, Body):
                 self.touch(entry)
             elif isinstance(entry, Entry):
-                for x in symbols_in(entry.args, entry.options):
+                for x in entry.operands:
                     self.hold(x, body, entry.at, entry.at)
                 if entry.fresh:
                     for x in entry.results:
@@ -86,16 +86,17 @@ class Plan:
         """
         alive: list[tuple[int, int, Root]] = []
         free: list[tuple[int, int]] = []
+        inherited: set[Root] = set()
         for i, root in enumerate(sorted(self.roots, key=lambda r: r.born)):
             size = max(1, root.nbytes) * root.versions
             while alive and alive[0][0] < root.born:
-                gone = heapq.heappop(alive)[2].buffer
-                bisect.insort(free, (self.sizes[gone], gone))
-            heir = self.heir(root)
-            if heir is not None:
-                root.buffer = heir.buffer
-                alive = [item for item in alive if item[2] is not heir]
-                heapq.heapify(alive)
+                gone = heapq.heappop(alive)[2]
+                if gone not in inherited:
+                    bisect.insort(free, (self.sizes[gone.buffer], gone.buffer))
+            dead = self.dead(root)
+            if dead is not None:
+                root.buffer = dead.buffer
+                inherited.add(dead)
             else:
                 place = bisect.bisect_left(free, (size, -1))
                 if place < len(free) and free[place][0] <= 2 * size:
@@ -105,8 +106,8 @@ class Plan:
                     self.sizes.append(size)
             heapq.heappush(alive, (root.dies, i, root))
 
-    def heir(self, root: Root) -> Root | None:
-        """The root whose memory an elementwise result can be written into."""
+    def dead(self, root: Root) -> Root | None:
+        """The dying operand whose memory an elementwise result can be written into."""
         entry = root.entry
         if entry is None or root.versions > 1 or entry.at != root.born:
             return None
@@ -120,7 +121,7 @@ class Plan:
         for x in candidates:
             if not isinstance(x, Symbol) or x.root not in self.roots or x.root.buffer is None:
                 continue
-            others = [y for y in symbols_in(entry.args) if y.root is x.root]
+            others = [y for y in entry.operands if y.root is x.root]
             if entry.function is np.where and any(y is not x for y in others):
                 continue
             same = all(_same_place(y, result) for y in others)

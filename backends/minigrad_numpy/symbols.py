@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.graph.ir import map_static
-
 # Functions that write where they are told to, `out=`; all ufuncs do too.
 OUT = {np.dot, np.concatenate, np.stack, np.einsum, np.cumsum, np.argmax, np.argmin, np.any, np.all}
 REDUCE = {np.sum: np.add, np.max: np.maximum, np.min: np.minimum}  # out of their Python wrappers
@@ -61,6 +59,7 @@ class Root:
     source: Callable[[int], Any] | None = None
     rows: tuple[Symbol, int, int] | None = None  # whole, start, step
     entry: Entry | None = None  # what makes it
+    output: bool = False  # given, for calls return it
     used: bool = False
     versions: int = 1
     born: int | None = None
@@ -75,6 +74,7 @@ class Entry:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     options: dict[str, Any]
+    operands: list[Symbol]  # the symbols in them, each once
     results: list[Symbol]
     name: str = ""
     fresh: bool = True
@@ -193,12 +193,13 @@ def extent(like: Any) -> tuple[int, int]:
     return -sum(s for s in reach if s < 0), sum(s for s in reach if s > 0) + like.dtype.itemsize
 
 
-def blank(like: Any) -> tuple[np.ndarray, int, int]:
-    """An array of zeros with these strides, and where its memory begins and ends."""
+def blank(like: Any) -> tuple[np.ndarray, int, int, int]:
+    """An array of zeros with these strides, its address, where its memory begins and ends."""
     before, after = extent(like)
     memory = np.zeros(before + after, np.uint8)
     array = np.ndarray(like.shape, like.dtype, memory, before, like.strides)
-    return array, address(memory), address(memory) + memory.size
+    begin = address(memory)
+    return array, begin + before, begin, begin + memory.size
 
 
 def address(array: np.ndarray) -> int:
@@ -206,10 +207,23 @@ def address(array: np.ndarray) -> int:
     return found
 
 
-def symbols_in(*nests: Any) -> list[Symbol]:
+def mapped(f: Callable[[Any], Any], x: Any) -> Any:
+    """f of what is in a nest of tuples, lists and dicts; lists become tuples."""
+    kind = x.__class__
+    if kind is tuple or kind is list:
+        return tuple([mapped(f, item) for item in x])
+    return {key: mapped(f, item) for key, item in x.items()} if kind is dict else f(x)
+
+
+def symbols_in(nest: Any) -> list[Symbol]:
     """The symbols in arguments, each once."""
     found: dict[int, Symbol] = {}
-    map_static(lambda x: found.setdefault(id(x), x) if isinstance(x, Symbol) else x, nests)
+
+    def note(x: Any) -> None:
+        if x.__class__ is Symbol:
+            found[id(x)] = x
+
+    mapped(note, nest)
     return list(found.values())
 
 
@@ -232,32 +246,35 @@ class Recorder:
 
         but called as they are, and their memory is given.
         """
-        args, options = map_static(lambda x: x, args), dict(options or {})
-        operands = symbols_in(args, options)
+        args, options = tuple(args), options or {}
+        operands = symbols_in((args, options))
         blanks = {id(s): blank(s) for s in operands}
 
         def real(x: Any) -> Any:
             if isinstance(x, np.ndarray):  # made by the op itself, perhaps not the same each time
                 raise Unfollowed("an array")
-            return blanks[id(x)][0] if isinstance(x, Symbol) else x
+            return blanks[id(x)][0] if x.__class__ is Symbol else x
 
         try:
             with np.errstate(all="ignore"):
-                parts = function(*map_static(real, args), **map_static(real, options))
+                parts = function(*mapped(real, args), **mapped(real, options))
         except Exception:
             if specs is None:
                 raise
             parts = [np.empty(spec.shape, spec.dtype) for spec in specs]
             parts = parts if several else parts[0]
         out = specs is None and has_out(function, args, options)
-        entry = Entry(function, args, options, [], name, False, several=several)
+        entry = Entry(function, args, options, operands, [], name, False, several=several)
         for part in parts if several else [parts]:
             entry.scalar = not isinstance(part, np.ndarray)
             array = np.asarray(part)
-            place = address(array)
-            home = next((s for s in operands if _inside(array, place, *blanks[id(s)][1:])), None)
+            home, place = None, 0
+            if array.size and not isinstance(function, np.ufunc):
+                place = address(array)
+                inside = (s for s in operands if blanks[id(s)][2] <= place < blanks[id(s)][3])
+                home = next(inside, None)
             if home is not None:
-                offset = home.offset + place - address(blanks[id(home)][0])
+                offset = home.offset + place - blanks[id(home)][1]
                 symbol = Symbol(self, home.root, offset, array, home.t)
             else:
                 before, after = extent(array)
@@ -268,16 +285,10 @@ class Recorder:
         self.body.entries.append(entry)
         return entry.results if several else entry.results[0]
 
-    def effect(self, function: Callable[..., Any], *args: Any, name: str = "") -> None:
-        """A call for what it does, not for what it gives."""
-        self.body.entries.append(Entry(function, args, {}, [], name))
-
     def copy_into(self, target: Symbol, x: Any) -> None:
-        self.effect(np.copyto, target, x)
-
-
-def _inside(array: np.ndarray, place: int, begin: int, end: int) -> bool:
-    return array.size > 0 and begin <= place < end
+        """Write values into an array that is there."""
+        args = target, x
+        self.body.entries.append(Entry(np.copyto, args, {}, symbols_in(args), []))
 
 
 def has_out(function: Any, args: Any, options: Any) -> bool:

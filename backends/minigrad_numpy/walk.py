@@ -91,7 +91,7 @@ class Walk(Recorder):
             made = self.body.entries[begun:]
             for value, symbol in zip(step.outputs, results, strict=True):
                 if value in self.wanted and symbol.root.entry in made:
-                    symbol.root.given = True
+                    symbol.root.given = symbol.root.output = True
 
     # --- ops
 
