@@ -134,16 +134,18 @@ class Text:
 
         self.space.setdefault("deque", deque)
         parent, trips = body.parent, body.stop - body.start
-        for x in body.parameters:
-            if isinstance(x, Symbol) and x.root.used and x.root.given:
-                if x.item is not None:
-                    body.lines.append(f"{self.variable(x)} = {self.item(x)}")
-                elif trips == 1:
-                    x.text = self.name(x.root.source(body.start))
-                else:
-                    items = self.items([x.root.source(t) for t in range(body.start, body.stop)])
-                    body.header[self.variable(x)] = items
+        used = [x for x in body.parameters if isinstance(x, Symbol) and x.root.used]
+        given = [x for x in used if x.root.given]
+        for x in given:
+            if x.item is not None:
+                body.lines.append(f"{self.variable(x)} = {self.item(x)}")
+            else:
+                x.text = self.name(x.root.source(body.start)) if trips == 1 else self.fresh("x")
         self.body(body)
+        for x in given if trips > 1 else ():  # now, for views that the body makes have names
+            if x.item is None:
+                values = [x.root.source(t) for t in range(body.start, body.stop)]
+                body.header[x.text] = self.items(values)
         for queue, x in body.tails:
             body.lines.append(f"{queue.name}.append({self.name(x)})")
         if trips == 1:
@@ -175,7 +177,7 @@ class Text:
             body.lines.append(self.plain(entry))
             self.calls += 1
             return
-        given = results[0].root.given
+        given = any(x.root.given for x in results)
         if not entry.fresh and not given:
             return  # views of planned memory are there before the program runs
         fixed = not entry.fresh and not entry.counters  # a view, the same in each iteration

@@ -46,10 +46,17 @@ class PerIteration(dict[Any, Callable[..., Any]]):
 
     def __init__(self, make: Callable[..., Callable[..., Any]]) -> None:
         self.make = make
+        self.copies = False  # of results that are views of planned memory
 
     def __missing__(self, t: Any) -> Callable[..., Any]:
-        self[t] = self.make(*(t if isinstance(t, tuple) else (t,)))
+        found = self.make(*(t if isinstance(t, tuple) else (t,)))
+        self[t] = partial(_copied, found) if self.copies else found
         return self[t]
+
+
+def _copied(function: Callable[..., Any], *arrays: Any) -> Any:
+    found = function(*arrays)
+    return [np.copy(x) for x in found] if isinstance(found, list) else np.copy(found)
 
 
 class Walk(Recorder):
@@ -200,9 +207,12 @@ class Walk(Recorder):
             return found
         table = PerIteration(lambda *iterations: self.checked(step.op, at(*iterations)))
         results = self.called(step, operands, lambda *arrays: table[tuple(start)](*arrays))
-        self.body.entries[begun].function = table
-        self.body.entries[begun].counters = bodies
-        return results
+        entry = self.body.entries[begun]
+        entry.function, entry.counters = table, bodies
+        if not all(x.root.entry is entry or _lasting(x) for x in results):
+            table.copies = entry.fresh = True
+        entry.results = [x.moved(Root(self.body, given=True, entry=entry), 0) for x in results]
+        return entry.results
 
     # --- loops
 
@@ -295,24 +305,37 @@ class Walk(Recorder):
             self.step(step)
         for value in loop.results:
             x = self.find(value)
-            inner = isinstance(x, Symbol) and x.root.body is not body
-            if inner and body in x.root.body.outwards():  # its memory is written again
+            if isinstance(x, Symbol) and self.passing(x, body):
                 x = self.known[value] = x.astype(x.dtype)
             body.results[value] = x
         self.body = outer
         return body
 
+    def passing(self, x: Symbol, body: Body) -> bool:
+        """Whether a result lies where nobody sees to it that it stays: in an inner loop's memory,
+
+        or it is a view, made at run time, of what a parameter is.
+        """
+        if x.root.body is not body:
+            return body in x.root.body.outwards()
+        view = not any(x is parameter for parameter in body.parameters)
+        return x.root.source is not None and x.root.given and view
+
     def at(self, x: Any, body: Body, t: int) -> Any:
         """What a symbol of a body is in its iteration t, seen from elsewhere."""
         if not isinstance(x, Symbol) or x.root.body is not body or x.t is not None:
             return x
-        source = x.root.source
-        if source is not None and not x.root.given:
-            base = source(t)
+        base = x.root.source(t) if x.root.source else None
+        if base is not None and not base.root.given:
             return x.moved(base.root, base.offset + x.offset, base.t)
-        if source is not None and any(x is parameter for parameter in body.parameters):
-            return source(t)
+        if any(x is parameter for parameter in body.parameters):
+            return base
         return x.moved(x.root, x.offset, t)
+
+
+def _lasting(x: Symbol) -> bool:
+    """Whether a symbol is of memory that nothing writes again."""
+    return x.root.given and x.root.source is None
 
 
 def _alone(x: Any, body: Body) -> bool:
