@@ -1,4 +1,4 @@
-"""Random programs with loops, of (3, 3) float64 values: every way in which loops bring values on."""
+"""Random programs with loops of (3, 3) values: every way in which loops bring values on."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class Writer:
             return Value(Spec((N, N), FLOAT))
 
         initial = [
-            tuple(self.pick(pool) for _ in range(rng.integers(1, 4))) for _ in range(rng.integers(4))
+            tuple(self.pick(pool) for _ in range(rng.integers(1, 4)))
+            for _ in range(rng.integers(4))
         ]
         carried = [value() for _ in initial]
         indexed = [
@@ -121,13 +122,13 @@ class Writer:
         known = [v for c in collected for v in c.outputs.values()]
         for whole in (s.whole for s in stacked):
             known.append(self.make("sum", whole, axis=(0,), keepdims=False))
-        if not depth or not self.counters:
-            self.wholes += [s.whole for s in stacked] if not self.counters else []
+        if not self.counters:
+            self.wholes += [s.whole for s in stacked]
         return known
 
 
 def random_graph(seed: int) -> tuple[Graph, list[np.ndarray]]:
-    """A graph, and arrays for its inputs: four (N, N), one (5, N, N), in several layouts."""
+    """A graph, and arrays for its inputs: four (N, N) and one (5, N, N)."""
     writer = Writer(seed)
     inputs = [Value(Spec((N, N), FLOAT)) for _ in range(4)]
     inputs.append(Value(Spec((5, N, N), FLOAT)))
@@ -141,9 +142,4 @@ def random_graph(seed: int) -> tuple[Graph, list[np.ndarray]]:
             pool.append(writer.one(pool))
     outputs = tuple(writer.pick(pool) for _ in range(4))
     graph = Graph(tuple(inputs), tuple(writer.steps), (*outputs, *writer.wholes[-1:]))
-    return graph, arrays_for(graph, seed)
-
-
-def arrays_for(graph: Graph, seed: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return [np.asarray(rng.normal(size=v.spec.shape)) for v in graph.inputs]
+    return graph, [np.asarray(writer.rng.normal(size=v.spec.shape)) for v in inputs]

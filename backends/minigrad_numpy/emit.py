@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ from minigrad_numpy.symbols import (
 )
 from minigrad_numpy.walk import Walk
 
-WORDS = {"np": np, "dtype": np.dtype, "inf": float("inf"), "nan": float("nan")}
+# What the text may say besides the names of functions and arrays.
+WORDS = {"np": np, "dtype": np.dtype, "deque": deque, "inf": float("inf"), "nan": float("nan")}
 
 
 class Text:
@@ -130,9 +132,6 @@ class Text:
                 self.call(entry, body)
 
     def loop(self, body: Body) -> None:
-        from collections import deque
-
-        self.space.setdefault("deque", deque)
         parent, trips = body.parent, body.stop - body.start
         used = [x for x in body.parameters if isinstance(x, Symbol) and x.root.used]
         given = [x for x in used if x.root.given]
@@ -232,10 +231,13 @@ class Text:
             target = Symbol(self.walk, result.root, result.offset, like, result.t)
             return [f"{copyto}({self.name(target)}, {self.name(args[0])})"]
         if function in REDUCE:
-            reduce = self.keep(REDUCE[function].reduce, f"{REDUCE[function].__name__}_reduce", function)
+            reduce = self.keep(
+                REDUCE[function].reduce, f"{REDUCE[function].__name__}_reduce", function
+            )
             axis, keepdims = options["axis"], options["keepdims"]
             return [f"{reduce}({self.name(args[0])}, {axis}, None, {out}, {keepdims})"]
-        if isinstance(function, np.ufunc) or function is np.dot:
+        deprecated = function in (np.maximum, np.minimum)  # a third operand by position
+        if (isinstance(function, np.ufunc) and not deprecated) or function is np.dot:
             return [f"{self.function(entry)}({', '.join(map(self.name, args))}, {out})"]
         given = [f"{key}={self.name(value)}" for key, value in options.items()]
         given = [*map(self.name, args), *given, f"out={out}"]
