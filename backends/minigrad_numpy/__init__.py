@@ -27,6 +27,12 @@ class NumpyBackend:
         numpy.add.at(out, index, values)
         return out
 
+    def emit(self, graph: Any) -> Any:
+        """A captured graph as straight-line Python: NumPy's functions on planned memory."""
+        from minigrad_numpy.emit import emit  # late, for it imports the graph layer
+
+        return emit(graph, self)
+
 
 def backend(device: str | None = None) -> NumpyBackend:
     """The factory that `minigrad.backends` names; NumPy has one device."""
