@@ -178,7 +178,8 @@ SUMS = {  # what is added up, and the shape of what is left
     "right": (lambda x, y, W, p: [p + x @ mg.tanh(y).T], [0, [0], 1]),
     "two": (lambda x, y, W, p: [p + (x @ y + mg.sin(x).T @ y)], [0, [0], 2]),
     "row": (lambda x, y, W, p: [p + mg.sum(x * y, axis=0)], [0, [0], 0]),
-    "product and row": (lambda x, y, W, p: [p + x @ y + mg.sum(x, axis=0)], [0, [0], 1]),
+    "product and row": (lambda x, y, W, p: [p + x @ y + mg.sum(x, axis=0)], [1]),
+    "row of something": (lambda x, y, W, p: [p + x @ y + mg.sum(x * y, axis=0)], [0, [0], 1]),
     "left invariant": (lambda x, y, W, p: [p + W @ x], None),
     "some stays": (
         lambda x, y, W, p: [p + x @ y + mg.reshape(x[0], (3, 1)) * y[:1]],

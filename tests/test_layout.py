@@ -51,11 +51,11 @@ ALLOWED = {
 
 # Lines without docstrings, comments and blanks. A number is raised in a commit of its own.
 BUDGET = {
-    "minigrad, without graph and pictures": 4400,
-    "minigrad/graph": 2000,
+    "minigrad, without graph and pictures": 4450,
+    "minigrad/graph": 5600,
     "minigrad/pictures": 2600,
-    "minigrad_numpy": 200,
-    "minigrad_numba": 1500,
+    "minigrad_numpy": 950,
+    "minigrad_numba": 3000,
     "minigrad_cupy": 800,
     "minigrad_rnn, but for the next three": 6080,
     "minigrad_rnn/equations": 450,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minigrad.graph.engine import Op, Static, Tensor, bare, promote
 from minigrad.graph.ir import (
     Affine,
     Counter,
@@ -25,8 +26,6 @@ from minigrad.graph.ir import (
     at_iteration,
     map_static,
 )
-from minigrad.op import Op, Static, bare, promote
-from minigrad.tensor import Tensor
 from minigrad_numpy.symbols import Body, Layout, Queue, Recorder, Root, Symbol, compact, extent, row
 
 

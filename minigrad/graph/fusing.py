@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
 from minigrad.graph.properties import (
@@ -225,9 +225,7 @@ class _Scope:
         else:
             at = len(slots)
             slots.append(_Group(key, space))
-        group = slots[at]
-        assert isinstance(group, _Group)
-        group.roots.append(root)
+        cast(_Group, slots[at]).roots.append(root)
         place[root] = at
 
     def space(self, root: Value, step: Instruction) -> tuple[Shape, tuple[Any, ...]]:
@@ -260,8 +258,7 @@ class _Scope:
 
     def behind(self, value: Value, places: Places | None) -> list[tuple[Value, Places | None]]:
         """The operands of what makes a lazy value, and which elements of them it reads."""
-        step = self.maker[value]
-        assert isinstance(step, Instruction)
+        step = cast(Instruction, self.maker[value])
         operands = [x for x in step.operands if isinstance(x, Value)]
         if is_elementwise(step.op):
             return [

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from minigrad.errors import MinigradError
 from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
@@ -55,8 +55,7 @@ def _steps(steps: Sequence[Step], names: dict[Operand, Operand]) -> tuple[Step, 
             continue
         known: dict[Operand, Operand] = dict(zip(parts.inputs, _values(step), strict=True))
         last = dict(zip(parts.outputs, step.outputs, strict=True))
-        for part in parts.steps:
-            assert isinstance(part, Instruction)
+        for part in cast(tuple[Instruction, ...], parts.steps):
             made = tuple(last.get(v) or fresh(v) for v in part.outputs)
             operands = tuple(known.get(x, x) for x in part.operands)
             found.append(Instruction(part.op, operands, part.static, made))

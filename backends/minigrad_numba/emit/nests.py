@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from llvmlite import ir
@@ -67,8 +67,7 @@ class Nest:
     """The loops of one kernel, and what is in them."""
 
     def __init__(self, plan: Plan, kernel: Instruction) -> None:
-        assert isinstance(kernel.op, Kernel)
-        self.plan, self.op = plan, kernel.op
+        self.plan, self.op = plan, cast(Kernel, kernel.op)
         self.maker = {value: step for step in self.op.body for value in step.outputs}
         self.known: dict[tuple[Value, Places], Node] = {}
         self.nodes: list[Node] = []
@@ -273,8 +272,7 @@ class Loops:
         return self.lanes.vector(self.code.icmp_signed("<", places, limit), np.bool_)
 
     def size(self, item: Node | Write) -> int:
-        assert item.place is not None
-        return item.place.buffer.dtype.itemsize
+        return cast(Location, item.place).buffer.dtype.itemsize
 
     # elements
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from llvmlite import ir
 
@@ -130,8 +130,8 @@ class Function:
         return self.copies(step)
 
     def kernel(self, step: Instruction, bounds: Any, split: bool = False) -> None:
-        assert isinstance(step.op, Kernel)
-        self.work += self.repeats * math.prod(step.op.space) * len(step.op.body)
+        op = cast(Kernel, step.op)
+        self.work += self.repeats * math.prod(op.space) * len(op.body)
         Loops(self, Nest(self.plan, step), bounds).write(split)
 
     def copies(self, step: Step) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
+from minigrad.graph.engine import bare, make
 from minigrad.graph.fusing import Kernel, fuse
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
 from minigrad.graph.properties import PRODUCT, is_join, views
-from minigrad.op import bare
-from minigrad.tensor import make
 
 from . import library, objects, pool, target
 from .program import Function
