@@ -18,10 +18,10 @@ from minigrad.op import bare, execute, mode
 from minigrad.tensor import Tensor, make
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
-    lower,
     fold,
     absorb,
     simplify,
+    lower,
     whole,
     distribute,
     simplify,
