@@ -691,14 +691,14 @@ def test_threads_that_call_one_function_at_once(backend):
 
     def work(n):
         try:
-            for i in range(20):
-                x = mg.full((3, 4), float(i), dtype="float64")
-                np.testing.assert_allclose(f(x, n).numpy(), (model(x) * n).numpy(), rtol=1e-12)
+            with mg.use_backend(backend):
+                for i in range(20):
+                    x = mg.full((3, 4), float(i), dtype="float64")
+                    np.testing.assert_allclose(f(x, n).numpy(), (model(x) * n).numpy(), rtol=1e-12)
         except BaseException as error:
             errors.append(error)
 
-    with mg.use_backend(backend):
-        threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
+    threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
