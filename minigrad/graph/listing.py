@@ -9,6 +9,7 @@ from minigrad.graph.ir import (
     Affine,
     Counter,
     Graph,
+    Instruction,
     Loop,
     Operand,
     Sliced,
