@@ -17,7 +17,7 @@ from minigrad.graph.fusing import Kernel, fuse
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
-from minigrad.graph.properties import PRODUCT, is_join, views
+from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
 
 from . import library, objects, pool, target
 from .program import Function
@@ -39,6 +39,8 @@ def is_foreign(step: Step) -> bool:
         return True
     if isinstance(step.op, Kernel):
         return False
+    if looks_at_values(step):
+        return True
     if step.op is PRODUCT:
         return step.outputs[0].spec.dtype.kind != "f"
     return not is_join(step.op) and views(step) is None
