@@ -1,4 +1,4 @@
-"""Which products and sums need no loop, and where the other steps of a body stand: part of fission."""
+"""Which products and sums need no loop, and where all other steps stand: part of fission."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from minigrad.graph.rewriting import PRODUCT, SUM, VIEWS, Rows
 class Placement:
     """Numbers for the steps of a body and the carries, the nodes.
 
-    leaving: the products and sums of rows that need no loop. level: of these the number of the part of the loop
-    after which they are made, -1 before all; of other nodes the first part in which they could be.
-    stages: the parts in which they are.
+    leaving: the products and sums of rows that need no loop. level: of these the number of the
+    part of the loop after which they are made, -1 before all; of other nodes the first part in
+    which they could be. stages: the parts in which they are.
     """
 
     def __init__(self, loop: Loop, rows: Rows) -> None:
@@ -34,8 +34,8 @@ class Placement:
             self.place(cycles)
 
     def free_products(self, cycles: Sequence[Sequence[int]]) -> set[int]:
-        """The products and sums on no cycle, but for those of what a loop in the body makes or reads whole:
-        they are products for many iterations already."""
+        """The products and sums on no cycle, but for those of what a loop in the body makes or
+        reads whole: they are made for many iterations already."""
         inner = {x for step in self.loop.body if isinstance(step, Loop) for x in step.operands}
         for step in reversed(self.loop.body):
             if isinstance(step, Instruction) and step.op in VIEWS and step.outputs[0] in inner:
