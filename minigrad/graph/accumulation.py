@@ -10,6 +10,7 @@ from typing import cast
 from minigrad.graph.ir import Carry, Instruction, Loop, Operand, Step, Value, spec_of
 from minigrad.graph.rewriting import (
     ADD,
+    MULTIPLY,
     PRODUCT,
     RESHAPE,
     SUM,
@@ -69,7 +70,7 @@ class _Sums:
         if parameter not in terms:
             return
         terms.remove(parameter)
-        products = [x for x in terms if self.is_product(x)]
+        products = [x for x in terms if self.is_product(self.unscaled(x)[0])]
         small = [x for x in terms if x not in products and self.is_small(x)]
         stay = [x for x in terms if x not in products and x not in small]
         if stay:
@@ -138,6 +139,16 @@ class _Sums:
             )
         )
 
+    def unscaled(self, x: Operand) -> tuple[Operand, Instruction | None]:
+        """What a term is a multiple of, and the step that multiplies that by an invariant."""
+        step = self.rows.maker.get(x)
+        if isinstance(step, Instruction) and step.op is MULTIPLY:
+            if self.uses[x] + self.seen[x] == 1:
+                changing = [y for y in step.operands if self.rows.varies(y)]
+                if len(changing) == 1 and spec_of(changing[0]) == spec_of(x):
+                    return changing[0], step
+        return x, None
+
     def is_small(self, x: Operand) -> bool:
         """Whether a term is no larger than what it is made from, as the sum of a matrix is."""
         step = self.rows.base_maker(x)
@@ -160,6 +171,10 @@ class _Sums:
 
     def product(self, x: Operand) -> Value:
         """The sum over iterations of products: one product, of blocks side by side."""
+        x, scale = self.unscaled(x)
+        if scale is not None:
+            total = self.product(x)
+            return self.out.emit(MULTIPLY, *(total if y is x else y for y in scale.operands))
         a, b = cast(tuple[Value, Value], self.rows.maker[x].operands)
         (rows, inner), columns = a.spec.shape, b.spec.shape[1]
         side_by_side = (TRANSPOSE, (1, 0, 2)), (RESHAPE, (rows, self.loop.trips * inner))
