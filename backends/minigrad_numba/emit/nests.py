@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from llvmlite import ir
 
+from minigrad.graph.engine import Op
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.ir import Instruction, Operand, Value
 from minigrad.graph.planning import Location, Plan
 from minigrad.graph.properties import (
     Places,
+    Statics,
     as_view,
     everywhere,
     is_elementwise,
@@ -27,9 +30,10 @@ from minigrad.graph.properties import (
     through,
     views,
 )
+from minigrad.graph.skeleton import hashable
 
 from .functions import namespace
-from .loops import INDEX, ZERO, index
+from .loops import INDEX, ZERO, define, index
 from .vector import Lanes, Number, Vector, load, scalar_type, store
 
 if TYPE_CHECKING:
@@ -39,12 +43,41 @@ START = {"sum": 0, "any": False, "all": True}  # of a reduction; max and min sta
 SMALL = 4096  # elements below which a kernel is not worth a second thread
 
 
+def is_vector(step: Instruction) -> bool:
+    """Whether an elementwise instruction or a reduction can be written as vector code."""
+    values = [v for v in (*step.operands, *step.outputs) if isinstance(v, Value)]
+    if reducer(step.op) or any(v.spec.dtype.kind not in "fbiu" for v in values):
+        return all(v.spec.dtype.kind in "fbiu" for v in values)
+    kinds = tuple(
+        x.spec.dtype if isinstance(x, Value) else float if isinstance(x, float) else x
+        for x in step.operands
+    )
+    return _is_vector(step.op, kinds, hashable(step.static), Statics(step.static))
+
+
+@lru_cache(4096)
+def _is_vector(op: Op, kinds: tuple[Any, ...], key: Any, static: Statics) -> bool:
+    code = define(ir.Module(), "tried", ())
+    lanes = Lanes(code, 4)
+    half = Number(lanes, ir.Constant(ir.DoubleType(), 0.5), 0.5)
+    operands = [
+        lanes.constant(0, x) if isinstance(x, np.dtype) else half if x is float else x
+        for x in kinds
+    ]
+    try:
+        op.forward(namespace(lanes), *operands, **static)
+    except Exception:  # whatever forward asks for, vectors do not have it
+        return False
+    return True
+
+
 @dataclass(eq=False)
 class Node:
     """A value that a kernel reads or computes; strides: per axis of the space, in elements."""
 
     place: Location | None = None
     strides: list[int] = field(default_factory=list)
+    value: Value | None = None  # that lies there
     step: Instruction | None = None
     operands: tuple[Any, ...] = ()
     dtype: Any = None
@@ -119,7 +152,7 @@ class Nest:
             home = self.plan.home(base)
             shown = views(step, home.view)
             if shown is not None:
-                return self.read(value, home.part(shown[at]), places)
+                return self.read(base, home.part(shown[at]), places)
         inner = through((views(step) or [])[at], base.spec.shape, places)
         if inner is None:
             raise NotImplementedError(f"{step.op.name} of what is not in memory")
@@ -127,7 +160,7 @@ class Nest:
 
     def read(self, value: Value, place: Location, places: Places) -> Node:
         view = as_view(places, place.view, self.op.space)
-        return self.add(Node(place.part(view), list(view.strides), dtype=value.spec.dtype))
+        return self.add(Node(place.part(view), list(view.strides), value, dtype=value.spec.dtype))
 
     def add(self, node: Node) -> Node:
         self.nodes.append(node)
@@ -277,8 +310,11 @@ class Loops:
     # elements
 
     def compute(self, node: Node, known: Any, pointers: Any, mask: Any) -> Any:
-        if node.step is None:
+        if node.place is not None:
             return self.load(node, pointers[node], mask)
+        if node.step is None:
+            number = self.number(node.number, node.dtype.kind == "f")
+            return self.lanes.lift(number, node.dtype)
         floating = (
             any(isinstance(x, Node) and x.dtype.kind == "f" for x in node.operands)
             or node.dtype.kind == "f"
@@ -383,6 +419,7 @@ class Loops:
         for write in self.nest.writes:
             value = known[write.node]
             if not write.folded:
+                value = value.astype(write.place.buffer.dtype)
                 self.store(value, write, pointers[write], mask)
                 continue
             value = value.astype(self.gathered(write))

@@ -19,7 +19,7 @@ from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
 from minigrad.graph.properties import PRODUCT, is_join, views
 
-from . import library, objects, pool, target
+from . import library, nests, objects, pool, target
 from .program import Function
 
 SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4)
@@ -32,15 +32,15 @@ def is_foreign(step: Step) -> bool:
     """Whether a step has no native code."""
     if isinstance(step, Loop):
         last = all(list(c.outputs) == [step.trips - 1] for c in step.collected)
-        numbers = any(not isinstance(x, Value) for c in step.carries for x in c.initial)
-        return bool(step.indexed) or not last or numbers or any(map(is_foreign, step.body))
+        return bool(step.indexed) or not last or any(map(is_foreign, step.body))
     values = (*step.operands, *step.outputs)
     if any(v.spec.dtype not in DTYPES for v in values if isinstance(v, Value)):
         return True
     if isinstance(step.op, Kernel):
         return False
     if step.op is PRODUCT:
-        return step.outputs[0].spec.dtype.kind != "f"
+        dtypes = {v.spec.dtype for v in values if isinstance(v, Value)}
+        return len(dtypes) > 1 or step.outputs[0].spec.dtype.kind != "f"
     return not is_join(step.op) and views(step) is None
 
 
@@ -66,7 +66,7 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph, self.backend = fuse(graph), backend
+        self.graph, self.backend = fuse(graph, nests.is_vector), backend
         self.plan = plan(self.graph, is_foreign)
         self.lock = threading.Lock()
         self.parts: list[Segment | Step] = []
@@ -151,7 +151,7 @@ class Program:
             known[value] = array
             arrays[self.plan.places[value].buffer] = np.ascontiguousarray(array)
         for buffer in self.outputs:
-            arrays[buffer] = known[buffer.value] = self.fresh(buffer)
+            arrays[buffer] = self.fresh(buffer)
         for part in self.parts:
             if not isinstance(part, Segment):
                 self.outside(part, arrays, known)
@@ -165,6 +165,7 @@ class Program:
                 part.reals.ctypes.data,
                 self.barrier,
             )
+        known.update({buffer.value: arrays[buffer] for buffer in self.outputs})
         return [
             bare(v.constant) if v.constant is not None else known[v] for v in self.graph.outputs
         ]
@@ -187,6 +188,8 @@ class Program:
         made = evaluate(Graph(tuple(inputs), (step,), step.outputs), given)
         for value, tensor in zip(step.outputs, made, strict=True):
             known[value] = bare(tensor)
+            if np.may_share_memory(known[value], self.arena):  # which others use after this step
+                known[value] = known[value].copy()
             arrays[self.plan.places[value].buffer] = np.ascontiguousarray(known[value])
 
     def array(self, value: Value, arrays: dict[Any, np.ndarray], known: dict[Value, Any]) -> Any:
@@ -194,8 +197,9 @@ class Program:
         if value in known:
             return known[value]
         buffer, view, _ = self.plan.places[value]
-        if buffer in arrays:
-            flat = arrays[buffer].reshape(-1)
+        held = arrays.get(buffer, self.constants.get(buffer))
+        if held is not None:
+            flat = held.reshape(-1)
         else:
             start = self.first + buffer.offset
             flat = self.arena[start : start + buffer.bytes].view(buffer.dtype)
