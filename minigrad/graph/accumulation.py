@@ -142,11 +142,14 @@ class _Sums:
     def unscaled(self, x: Operand) -> tuple[Operand, Instruction | None]:
         """What a term is a multiple of, and the step that multiplies that by an invariant."""
         step = self.rows.maker.get(x)
-        if isinstance(step, Instruction) and step.op is MULTIPLY:
-            if self.uses[x] + self.seen[x] == 1:
-                changing = [y for y in step.operands if self.rows.varies(y)]
-                if len(changing) == 1 and spec_of(changing[0]) == spec_of(x):
-                    return changing[0], step
+        if (
+            isinstance(step, Instruction)
+            and step.op is MULTIPLY
+            and self.uses[x] + self.seen[x] == 1
+        ):
+            changing = [y for y in step.operands if self.rows.varies(y)]
+            if len(changing) == 1 and spec_of(changing[0]) == spec_of(x):
+                return changing[0], step
         return x, None
 
     def is_small(self, x: Operand) -> bool:

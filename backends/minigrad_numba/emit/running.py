@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,11 +20,12 @@ from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
 from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
 
-from . import library, objects, pool, target
+from . import library, nests, objects, pool, target
 from .arenas import LINE, Arena, arena
 from .program import Function
 
 SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4)
+MOST = 2000  # steps that are left of a program; compiling more takes too long
 PAGE = 4096  # bytes; memory that the system has to find anew is slow from there on
 SMALL = 20_000_000  # operations below which a second thread costs more than it brings
 DTYPES = {np.dtype(name) for name in ("float32", "float64", "bool", "int64", "int32", "uint32")}
@@ -33,8 +35,7 @@ def is_foreign(step: Step) -> bool:
     """Whether a step has no native code."""
     if isinstance(step, Loop):
         last = all(list(c.outputs) == [step.trips - 1] for c in step.collected)
-        numbers = any(not isinstance(x, Value) for c in step.carries for x in c.initial)
-        return bool(step.indexed) or not last or numbers or any(map(is_foreign, step.body))
+        return bool(step.indexed) or not last or any(map(is_foreign, step.body))
     values = (*step.operands, *step.outputs)
     if any(v.spec.dtype not in DTYPES for v in values if isinstance(v, Value)):
         return True
@@ -43,7 +44,8 @@ def is_foreign(step: Step) -> bool:
     if looks_at_values(step):
         return True
     if step.op is PRODUCT:
-        return step.outputs[0].spec.dtype.kind != "f"
+        dtypes = {v.spec.dtype for v in values if isinstance(v, Value)}
+        return len(dtypes) > 1 or step.outputs[0].spec.dtype.kind != "f"
     return not is_join(step.op) and views(step) is None
 
 
@@ -70,11 +72,16 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph, self.backend = fuse(graph), backend
-        self.plan = plan(self.graph, is_foreign)
+        self.graph, self.backend = fuse(graph, nests.is_vector), backend
+        large = sum(1 for _ in self.graph.walk()) > MOST
+
+        def is_outside(step: Step) -> bool:
+            return is_foreign(step) or (large and not isinstance(step, Loop))
+
+        self.plan = plan(self.graph, is_outside)
         self.lock = threading.Lock()
         self.parts: list[Segment | Step] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = [f"more than {MOST} steps: its loops alone are native"] * large
         self.work = 0
         module = ir.Module("program")
         self.write(module)
@@ -158,7 +165,7 @@ class Program:
             known[value] = array
             arrays[self.plan.places[value].buffer] = np.ascontiguousarray(array)
         for buffer in self.outputs:
-            arrays[buffer] = known[buffer.value] = self.fresh(buffer)
+            arrays[buffer] = self.fresh(buffer)
         for part in self.parts:
             if not isinstance(part, Segment):
                 self.outside(part, arrays, known, memory)
@@ -172,6 +179,7 @@ class Program:
                 part.reals.ctypes.data,
                 memory.barrier,
             )
+        known.update({buffer.value: arrays[buffer] for buffer in self.outputs})
         return [
             bare(v.constant) if v.constant is not None else known[v] for v in self.graph.outputs
         ]
@@ -200,6 +208,8 @@ class Program:
         made = evaluate(Graph(tuple(inputs), (step,), step.outputs), given)
         for value, tensor in zip(step.outputs, made, strict=True):
             known[value] = bare(tensor)
+            if np.may_share_memory(known[value], memory.array):  # which others use after this step
+                known[value] = known[value].copy()
             arrays[self.plan.places[value].buffer] = np.ascontiguousarray(known[value])
 
     def array(
@@ -213,8 +223,9 @@ class Program:
         if value in known:
             return known[value]
         buffer, view, _ = self.plan.places[value]
-        if buffer in arrays:
-            flat = arrays[buffer].reshape(-1)
+        held = arrays.get(buffer, self.constants.get(buffer))
+        if held is not None:
+            flat = held.reshape(-1)
         else:
             flat = memory.part(buffer.offset, buffer.bytes).view(buffer.dtype)
         strides = [s * buffer.dtype.itemsize for s in view.strides]
@@ -236,7 +247,10 @@ class Program:
             *self.notes,
         ]
         if foreign:
-            lines.append(f"op by op: {', '.join(foreign)}")
+            counts = Counter(foreign).most_common()
+            lines.append(
+                "op by op: " + ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts)
+            )
         return "\n".join(lines)
 
 
