@@ -82,6 +82,12 @@ class CupyBackend:
         """Wait until the GPU has done what was asked of it."""
         self.xp.cuda.get_current_stream().synchronize()
 
+    def emit(self, graph: Any) -> Any:
+        """A captured graph as CUDA kernels, launched one after another."""
+        from minigrad_cupy.emit.program import Program  # late, for it imports the graph layer
+
+        return Program(graph, self)
+
     @property
     def devices(self) -> tuple[str, ...]:
         """The names of the GPUs, in CuPy's order."""
