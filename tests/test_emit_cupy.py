@@ -19,12 +19,14 @@ import minigrad_rnn as rnn
 from minigrad import tree
 from minigrad.graph import capture, evaluate
 from minigrad.graph.building import build
+from minigrad.graph.gathering import whole
 from minigrad.op import REGISTRY, bare, op
 from minigrad.ops import specs
 from tests import fake_cupy, host_cuda
 from tests.catalogue import ORACLES, make
 from tests.op_checks import calls
 from tests.op_table import ROWS
+from tests.random_loops import random_graph
 from tests.recurrent import leaf, random_cell
 
 BACKEND = mg.resolve(fake_cupy.COMPILING)
@@ -170,6 +172,27 @@ def sequences():
 def test_masks_resets_dropout_attention_and_embeddings():
     for case in [Case(f, x) for f, x in sequences()]:
         case.check()
+
+
+def loops(seeds):
+    """Loops written at random, some in loops: carries, wholes, items, indices that move."""
+    cases = []
+    for seed in seeds:
+        graph, arrays = random_graph(seed)
+        cases.append((graph, [mg.Tensor(a) for a in arrays], BACKEND.emit(whole(graph))))
+    for graph, inputs, program in cases:
+        with np.errstate(all="ignore"):
+            wanted = [y.numpy() for y in evaluate(graph, inputs)]
+        close([y.get() for y in program([bare(x) for x in inputs])], wanted)
+
+
+def test_loops_written_at_random():
+    loops(range(20))
+
+
+@pytest.mark.slow
+def test_more_loops_written_at_random():
+    loops(range(20, 400))
 
 
 # --- training ------------------------------------------------------------------------------------

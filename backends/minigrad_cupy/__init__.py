@@ -1,5 +1,7 @@
 """CuPy's arrays on one NVIDIA GPU: every op runs as its forward is written, on `xp = cupy`.
 
+Captured programs run as CUDA kernels made of the same forwards, see `minigrad_cupy.emit`.
+
 Importing this module touches no device; `backend()` does, and says why where it cannot. The only
 copies to the host are `to_numpy`, what the user reads, and, per gather, the smallest and largest
 index that the range check compares (MINIGRAD_CHECK_INDEX=0 leaves that check out).
