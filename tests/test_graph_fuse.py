@@ -318,7 +318,7 @@ def test_views_of_views(data, shape):
 @settings(max_examples=150)
 @given(data=st.data(), shape=FULL)
 def test_places_of_elements(data, shape):
-    """through: the element of the base at each element of a view of it; None if not axis by axis."""
+    """through: the base's element at each element of a view; None if axes are not kept apart."""
     step = instruction(*data.draw(view_ops(shape)), shape)
     view = views(step)[0]
     places = through(view, shape, everywhere(view.shape))

@@ -12,7 +12,7 @@ whole keeps run through a ring of delay + 1 slots.
 ...         hs.append(h)
 ...     return mg.stack(hs)
 >>> graph = mg.graph.capture(rnn, mg.zeros((3, 2, 4)), mg.zeros((4, 4))).graph
->>> for optimise in (*mg.graph.PASSES, fuse):
+>>> for optimise in (*mg.graph.PASSES, mg.graph.fuse):
 ...     graph = optimise(graph)
 >>> print(graph)  # doctest: +ELLIPSIS
 graph(
@@ -49,7 +49,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minigrad.graph.fusing import Kernel, fuse
+from minigrad.graph.fusing import Kernel
 from minigrad.graph.ir import (
     Carry,
     Counter,

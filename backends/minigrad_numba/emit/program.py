@@ -257,7 +257,9 @@ class Function:
         return found[0], found[1], found[2][:2]
 
     def at(self, pointer: Any, i: Any, stride: Any, dtype: Any) -> Any:
-        return self.code.at(pointer, dtype.name, (i, stride))
+        element = ir.IntType(8 * dtype.itemsize)
+        by = self.code.mul(i, stride, flags=["nsw"])
+        return self.code.gep(pointer, [by], inbounds=True, source_etype=element)
 
     def pack_around(self, loop: Loop) -> None:
         """Pack what a loop multiplies by in every iteration, before it."""
@@ -406,9 +408,7 @@ def made_in(loop: Loop) -> set[Value]:
 
 def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
     """The size of the first axis, and why some step needs other rows of it, if one does."""
-    if not loop.carries:
-        return 0, "nothing carried, one thread"
-    shape = loop.carries[0].parameter.spec.shape
+    shape = loop.results[0].spec.shape
     rows = shape[0] if shape else 0
     moving = made_in(loop) - {s.parameter for s in loop.sliced}
     if rows < 2 or any(x.parameter.spec.shape[:1] != (rows,) for x in loop.carries):
