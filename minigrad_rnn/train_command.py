@@ -123,14 +123,14 @@ def _measured_plan(seconds: float, session: Session, started: float) -> Plan:
 
 
 def _closing(session: Session) -> float:
-    """Seconds that validation, measured on a piece, and the sample after an epoch take."""
-    piece, begin = session.held_out[:201], time.perf_counter()
+    """Seconds that validation and the sample after an epoch take, measured on a piece of each."""
+    piece, begin = session.held_out[:51], time.perf_counter()
     with evaluating(session.model):
         log_loss(session.model, piece, session.model.initial_state(piece.shape[1]))
     validation = (time.perf_counter() - begin) * len(session.held_out) / len(piece)
     begin = time.perf_counter()
-    _written(session, CLOSING_SAMPLE)
-    return validation + time.perf_counter() - begin
+    _written(session, CLOSING_SAMPLE // 4)
+    return validation + 4 * (time.perf_counter() - begin)
 
 
 class _Run:

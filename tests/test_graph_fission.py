@@ -179,6 +179,7 @@ SUMS = {  # what is added up, and the shape of what is left
     "two": (lambda x, y, W, p: [p + (x @ y + mg.sin(x).T @ y)], [0, [0], 2]),
     "row": (lambda x, y, W, p: [p + mg.sum(x * y, axis=0)], [0, [0], 0]),
     "product and row": (lambda x, y, W, p: [p + x @ y + mg.sum(x, axis=0)], [1]),
+    "scaled": (lambda x, y, W, p: [p + (x @ y) * W], [1]),
     "row of something": (lambda x, y, W, p: [p + x @ y + mg.sum(x * y, axis=0)], [0, [0], 1]),
     "left invariant": (lambda x, y, W, p: [p + W @ x], None),
     "some stays": (

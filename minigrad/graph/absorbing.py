@@ -50,7 +50,7 @@ from minigrad.backend import Backend, current
 from minigrad.graph.checks import ordered
 from minigrad.graph.ir import Collected, Counter, Graph, GraphError, Loop, Operand, Step, Value
 from minigrad.graph.simplifying import needed_of, share, sweep
-from minigrad.graph.turning import loosened, turned
+from minigrad.graph.turning import copied, loosened, turned
 from minigrad.graph.windows import Around, Facts, Window, complete, later, matched
 
 ENOUGH = 0.5  # the part of a body that must stand outside to be an iteration
@@ -110,10 +110,10 @@ class _Absorber:
         """The steps with one more iteration in a loop, if there is one around it."""
         for loop in around.steps:
             if isinstance(loop, Loop) and loop.counter is counter:
-                for way in (_before, _after, turned, loosened):
+                for way in (_before, _after, turned, loosened, copied):
                     steps = way(around, loop)
                     fewer = steps is not None and len(steps) < len(around.steps)
-                    if steps and (fewer or way in (turned, loosened)):
+                    if steps and (fewer or way in (turned, loosened, copied)):
                         try:
                             return ordered(steps)
                         except GraphError:  # the loop would need what it makes

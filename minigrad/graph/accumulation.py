@@ -10,6 +10,7 @@ from typing import cast
 from minigrad.graph.ir import Carry, Instruction, Loop, Operand, Step, Value, spec_of
 from minigrad.graph.rewriting import (
     ADD,
+    MULTIPLY,
     PRODUCT,
     RESHAPE,
     SUM,
@@ -50,12 +51,6 @@ class _Sums:
         self.rows.wholes.update((s.result, s) for s in reversed(loop.stacked))
         self.uses: Count[Operand] = Count(x for step in loop.body for x in step.operands)
         self.seen: Count[Operand] = Count(loop.results)
-        self.multiplied = {
-            self.rows.base(x)
-            for step in loop.body
-            if isinstance(step, Instruction) and step.op is PRODUCT
-            for x in step.operands
-        }
         self.body, self.out = Builder(), Builder()
 
     def take(self, carry: Carry) -> None:
@@ -75,7 +70,7 @@ class _Sums:
         if parameter not in terms:
             return
         terms.remove(parameter)
-        products = [x for x in terms if self.is_product(x)]
+        products = [x for x in terms if self.is_product(self.unscaled(x)[0])]
         small = [x for x in terms if x not in products and self.is_small(x)]
         stay = [x for x in terms if x not in products and x not in small]
         if stay:
@@ -144,6 +139,19 @@ class _Sums:
             )
         )
 
+    def unscaled(self, x: Operand) -> tuple[Operand, Instruction | None]:
+        """What a term is a multiple of, and the step that multiplies that by an invariant."""
+        step = self.rows.maker.get(x)
+        if (
+            isinstance(step, Instruction)
+            and step.op is MULTIPLY
+            and self.uses[x] + self.seen[x] == 1
+        ):
+            changing = [y for y in step.operands if self.rows.varies(y)]
+            if len(changing) == 1 and spec_of(changing[0]) == spec_of(x):
+                return changing[0], step
+        return x, None
+
     def is_small(self, x: Operand) -> bool:
         """Whether a term is no larger than what it is made from, as the sum of a matrix is."""
         step = self.rows.base_maker(x)
@@ -154,19 +162,22 @@ class _Sums:
         return made_here and prod(spec_of(x).shape) <= given
 
     def total(self, x: Value) -> Value:
-        """The sum over iterations; of what is a sum already, of something that is kept anyway, the
-        sum of that, so that the loop need not look across its rows."""
+        """The sum over iterations; of what is a sum over rows already the sum of what that sums, so
+        that the loop's rows need nothing of each other."""
         step = self.rows.base_maker(x)
-        if isinstance(step, Instruction) and step.op is SUM:
+        if isinstance(step, Instruction) and step.op is SUM and 0 in step.static["axis"]:
             (y,) = cast(tuple[Value], step.operands)
-            if self.rows.base(y) in self.multiplied:
-                axes = (0, *(axis + 1 for axis in step.static["axis"]))
-                found = self.out.emit(SUM, self.rows.of(y, self.out), axis=axes, keepdims=False)
-                return self.out.reshaped(found, *x.spec.shape)
+            axes = (0, *(axis + 1 for axis in step.static["axis"]))
+            found = self.out.emit(SUM, self.rows.of(y, self.out), axis=axes, keepdims=False)
+            return self.out.reshaped(found, *x.spec.shape)
         return self.out.emit(SUM, self.rows.of(x, self.out), axis=(0,), keepdims=False)
 
     def product(self, x: Operand) -> Value:
         """The sum over iterations of products: one product, of blocks side by side."""
+        x, scale = self.unscaled(x)
+        if scale is not None:
+            total = self.product(x)
+            return self.out.emit(MULTIPLY, *(total if y is x else y for y in scale.operands))
         a, b = cast(tuple[Value, Value], self.rows.maker[x].operands)
         (rows, inner), columns = a.spec.shape, b.spec.shape[1]
         side_by_side = (TRANSPOSE, (1, 0, 2)), (RESHAPE, (rows, self.loop.trips * inner))

@@ -8,7 +8,7 @@ one space whose operands are there at the same time share a kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -26,9 +26,11 @@ from minigrad.graph.properties import (
     views,
 )
 from minigrad.graph.skeleton import fresh
-from minigrad.op import Op
+from minigrad.op import REGISTRY, Op
 from minigrad.spec import Spec, specs_of
 from minigrad.tensor import Shape
+
+ALIAS = REGISTRY["alias"]
 
 
 class Kernel(Op):
@@ -71,10 +73,30 @@ class Kernel(Op):
         return [known[value] for value in self.made]
 
 
-def fuse(graph: Graph) -> Graph:
-    """The graph with its elementwise instructions and reductions in kernels."""
-    steps = _Scope(graph.steps, graph.outputs, {}).fused()
+def fuse(graph: Graph, can: Callable[[Instruction], bool] = lambda step: True) -> Graph:
+    """The graph with its elementwise instructions and reductions in kernels.
+
+    can: which of them a backend has code for; the others stay as they are.
+    """
+    steps = _Scope(graph.steps, graph.outputs, {}, can).fused()
     return Graph(graph.inputs, steps, graph.outputs, graph.notes)
+
+
+def _gathered(steps: Sequence[Step], around: dict[Value, View]) -> list[Step]:
+    """The steps, views that what lies scattered around them does not allow on copies of that."""
+    copies: dict[Value, Value] = {}
+    found: list[Step] = []
+    for step in steps:
+        base = step.operands[0] if len(step.operands) == 1 else None
+        if isinstance(base, Value) and base in around and isinstance(step, Instruction):
+            shown = not is_elementwise(step.op) and views(step) is not None
+            if shown and views(step, around[base]) is None:
+                if base not in copies:
+                    copies[base] = fresh(base)
+                    found.append(Instruction(ALIAS, (base,), {}, (copies[base],)))
+                step = replace(step, operands=(copies[base],))
+        found.append(step)
+    return found
 
 
 @dataclass(eq=False)
@@ -90,9 +112,14 @@ class _Scope:
     """The steps of a graph, or of a loop's body."""
 
     def __init__(
-        self, steps: Sequence[Step], results: Iterable[Value], around: dict[Value, View]
+        self,
+        steps: Sequence[Step],
+        results: Iterable[Value],
+        around: dict[Value, View],
+        can: Callable[[Instruction], bool],
     ) -> None:
-        self.steps = steps
+        steps = _gathered(steps, around)
+        self.steps, self.can = steps, can
         self.views = dict(around)  # values that lie in memory otherwise than one after another
         self.index = {step: i for i, step in enumerate(steps)}
         self.maker = {value: step for step in steps for value in step.outputs}
@@ -115,7 +142,7 @@ class _Scope:
         """Whether a step may be a part of kernels."""
         if not isinstance(step, Instruction) or reducer(step.op) or has_counter(step.static):
             return False
-        return is_elementwise(step.op) or views(step) is not None
+        return views(step) is not None or (is_elementwise(step.op) and self.can(step))
 
     def is_in_memory(self, value: Value) -> bool:
         """Whether a kernel can read a value instead of computing it."""
@@ -128,6 +155,7 @@ class _Scope:
             isinstance(step, Instruction)
             and reducer(step.op) is not None
             and not has_counter(step.static)
+            and self.can(step)
         )
 
     def origin(self, value: Value) -> Value:
@@ -201,7 +229,7 @@ class _Scope:
         for sliced in loop.sliced:
             whole = self.view(sliced.whole)
             around[sliced.parameter] = View(whole.shape[1:], whole.strides[1:])
-        return replace(loop, body=_Scope(loop.body, loop.results, around).fused())
+        return replace(loop, body=_Scope(loop.body, loop.results, around, self.can).fused())
 
     def place(
         self,

@@ -17,6 +17,7 @@ from minigrad.errors import MinigradError
 from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
 from minigrad.graph.properties import (
     PRODUCT,
+    Statics,
     has_counter,
     is_elementwise,
     is_join,
@@ -84,17 +85,7 @@ def composition(step: Instruction) -> Graph | None:
     ):
         return None
     specs = tuple(x.spec for x in _values(step))
-    return _composition(step.op, specs, hashable(step.static), _Static(step.static))
-
-
-class _Static(dict[str, Any]):
-    """Static arguments beside their key, which alone counts."""
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return True
+    return _composition(step.op, specs, hashable(step.static), Statics(step.static))
 
 
 class _Functions:
@@ -108,7 +99,7 @@ class _Functions:
 
 
 @lru_cache(1024)
-def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: _Static) -> Graph | None:
+def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: Statics) -> Graph | None:
     def run(*xs: Any) -> Any:
         if op is EINSUM:
             return einstein(xs, static["terms"], static["result"])

@@ -28,6 +28,7 @@ from minigrad.graph.ir import (
     Value,
 )
 from minigrad.graph.properties import (
+    PRODUCT,
     STACK,
     View,
     contiguous,
@@ -146,29 +147,53 @@ class _Planner:
         self.scope: dict[Value, int] = {}  # the scope in which a native step makes a value
         self.shown: set[Value] = set()
         self.whole: set[Value] = set()  # what must not lie scattered
+        self.lines: set[Value] = set()  # products, whose columns lie beside each other
         self.wanted: dict[Value, list[Location]] = {}
+        self.loops: list[Loop] = []
         self.know(plan.graph.steps)
+        self.spread()
 
     def know(self, steps: Sequence[Step]) -> None:
         for step in steps:
             if step in self.plan.opaque:
                 continue
             if isinstance(step, Loop):
+                self.loops.append(step)
                 self.know(step.body)
                 made = [stacked.whole for stacked in step.stacked]
             else:
                 made = list(step.outputs)
                 if not isinstance(step.op, Kernel) and not is_join(step.op):
                     self.whole.update(x for x in step.operands if isinstance(x, Value))
-                    if views(step) is not None:
+                    if step.op is PRODUCT:
+                        self.lines.update(made)
+                    elif views(step) is not None:
                         self.shown.update(made)
                 elif isinstance(step.op, Kernel):
                     self.whole.update(scattered(step.op))
             self.scope.update(dict.fromkeys(made, id(steps)))
 
+    def spread(self) -> None:
+        """What must not lie scattered because a row of it, or what it is in a loop, must not."""
+        before = -1
+        while before < len(self.whole):
+            before = len(self.whole)
+            for loop in self.loops:
+                for sliced in loop.sliced:
+                    if sliced.parameter in self.whole:
+                        self.whole.add(sliced.whole)
+                for carry in loop.carries:
+                    if carry.parameter in self.whole:
+                        self.whole.add(carry.result)
+                        self.whole.update(s.whole for s in loop.stacked if keeps(s, carry))
+                for collected in loop.collected:
+                    if not self.whole.isdisjoint(collected.outputs.values()):
+                        self.whole.add(collected.result)
+
     def want(self, x: Operand, target: Location, steps: Sequence[Step], copies: list[Copy]) -> None:
         """Have x written to a place by what makes it among the steps, else by a copy."""
-        if isinstance(x, Value) and self.scope.get(x) == id(steps):
+        made = isinstance(x, Value) and self.scope.get(x) == id(steps)
+        if isinstance(x, Value) and made and x.spec.dtype == target.buffer.dtype:
             self.wanted.setdefault(x, []).append(target)
         else:
             copies.append(Copy(x, target))
@@ -205,13 +230,19 @@ class _Planner:
         """Give a value the first fitting place of those where it is wanted; the others as well."""
         targets = self.wanted.pop(value, [])
         for i, target in enumerate(targets):
-            if target.view.is_contiguous or value not in self.whole:
+            if self.fits(value, target.view):
                 self.plan.places[value] = targets.pop(i)
                 break
         else:
             self.plan.home(value)
         if targets:
             self.plan.stores[value] = targets
+
+    def fits(self, value: Value, view: View) -> bool:
+        """Whether what makes a value can write it there, and all who read it read it there."""
+        if value in self.lines and view.strides and view.strides[-1] != 1 != view.shape[-1]:
+            return False
+        return value not in self.whole or view.is_contiguous
 
     def give_parts(self, step: Instruction, steps: Sequence[Step]) -> None:
         home = self.plan.home(step.outputs[0])
@@ -330,7 +361,7 @@ def _share(plan: Plan) -> None:
         for place in _touched(plan, step):
             if place.buffer.first < 0:
                 place.buffer.first = i
-            place.buffer.last = end if step in plan.opaque else i
+            place.buffer.last = i
     for copy in plan.last:
         for place in _ends(plan, copy):
             place.buffer.last = end

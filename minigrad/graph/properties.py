@@ -18,6 +18,7 @@ from minigrad.graph.skeleton import hashable
 from minigrad.op import REGISTRY, Op, Static
 from minigrad.tensor import Shape
 
+FOLDS = ("sum", "max", "min", "any", "all")
 PRODUCT, CONCATENATE, STACK = (REGISTRY[name] for name in ("matmul", "concatenate", "stack"))
 
 
@@ -35,6 +36,9 @@ class _Element:
     def _operator(self, *others: Any) -> _Element:
         return self
 
+    def __bool__(self) -> bool:
+        raise TypeError("nothing is known of an element")
+
 
 _OPERATORS = """
     add sub mul truediv floordiv mod pow and or xor lshift rshift lt le gt ge eq ne neg invert"""
@@ -47,7 +51,8 @@ class _Elements:
     """The functions of elements in NumPy's namespace: its ufuncs, and where."""
 
     def __getattr__(self, name: str) -> Any:
-        if name != "where" and not isinstance(getattr(np, name), np.ufunc):
+        found = getattr(np, name)
+        if name != "where" and (not isinstance(found, np.ufunc) or found.signature):
             raise AttributeError(f"{name} is no function of single elements")
         return lambda *operands: _Element()
 
@@ -55,7 +60,7 @@ class _Elements:
 @cache
 def is_elementwise(op: Op) -> bool:
     """Whether forward computes each element of the result from one element of each operand."""
-    if op.outputs or op.variadic or op.namespace != "xp" or "shape" in op.static:
+    if op.outputs or op.variadic or op.check or op.namespace != "xp" or "shape" in op.static:
         return False
     static = dict.fromkeys(op.static, np.dtype("float32"))
     try:
@@ -67,7 +72,7 @@ def is_elementwise(op: Op) -> bool:
 
 @cache
 def reducer(op: Op) -> str | None:
-    """The function of NumPy's namespace that folds whole axes into one value, if forward is that.
+    """Which of FOLDS, NumPy's functions that make whole axes one value, forward is, if any.
 
     Axes and keepdims are the op's static arguments.
     """
@@ -87,7 +92,7 @@ def reducer(op: Op) -> str | None:
         found = op.forward(Namespace(), whole, axis=(0,), keepdims=False)
     except Exception:  # it does more than that
         return None
-    return named[0] if found is folded else None
+    return named[0] if found is folded and named[0] in FOLDS else None
 
 
 def is_join(op: Op) -> bool:
@@ -100,6 +105,18 @@ def has_counter(static: Static) -> bool:
     found: list[Any] = []
     map_static(lambda leaf: found.append(leaf) if isinstance(leaf, Affine) else None, static)
     return bool(found)
+
+
+def looks_at_values(step: Instruction) -> bool:
+    """Whether an op's check asks for more than the shapes and dtypes of its operands."""
+    if step.op.check is None:
+        return False
+    try:
+        step.op.check(None, *(x.spec if isinstance(x, Value) else x for x in step.operands),
+                      **step.static)  # fmt: skip
+    except Exception:  # a backend, or numbers, would have been needed
+        return True
+    return False
 
 
 # --- views ---------------------------------------------------------------------------------------
@@ -130,13 +147,13 @@ def views(step: Instruction, of: View | None = None) -> list[View] | None:
     """The outputs as views of the only operand, itself a view of an array; None if one copies."""
     if len(step.operands) != 1 or not isinstance(step.operands[0], Value):
         return None
-    if step.op.namespace != "xp" or has_counter(step.static):
+    if step.op.namespace != "xp" or has_counter(step.static) or looks_at_values(step):
         return None
     key = hashable(step.static)
-    return _views(step.op, key, _Static(step.static), of or contiguous(step.operands[0].spec.shape))
+    return _views(step.op, key, Statics(step.static), of or contiguous(step.operands[0].spec.shape))
 
 
-class _Static(dict[str, Any]):
+class Statics(dict[str, Any]):
     """Static arguments beside their key, which alone counts."""
 
     def __hash__(self) -> int:  # type: ignore[override]
@@ -147,7 +164,7 @@ class _Static(dict[str, Any]):
 
 
 @lru_cache(4096)
-def _views(op: Op, key: Any, static: _Static, of: View) -> list[View] | None:
+def _views(op: Op, key: Any, static: Statics, of: View) -> list[View] | None:
     # Never touched if op makes views; zeros otherwise, which the system maps when they are read.
     reach = of.offset + sum(max(0, s * (n - 1)) for n, s in zip(of.shape, of.strides, strict=True))
     memory = np.zeros(reach + 1, dtype=np.int8)
@@ -159,7 +176,7 @@ def _views(op: Op, key: Any, static: _Static, of: View) -> list[View] | None:
     parts = made if op.outputs else [made]
     found = []
     for part in parts:
-        if part.size and not np.may_share_memory(part, memory):
+        if part.dtype != memory.dtype or (part.size and not np.may_share_memory(part, memory)):
             return None
         offset = _address(part) - _address(memory) if part.size else 0
         found.append(View(tuple(part.shape), tuple(part.strides), offset))

@@ -21,10 +21,11 @@ from minigrad.graph.ir import (
 from minigrad.op import REGISTRY, Op
 from minigrad.spec import Spec
 
-ADD, CONCATENATE, INDEX, PRODUCT, RESHAPE, STACK, SUM, TRANSPOSE, UNSTACK = (
+ADD, CONCATENATE, INDEX, MULTIPLY, PRODUCT, RESHAPE, STACK, SUM, TRANSPOSE, UNSTACK = (
     REGISTRY[name]
     for name in (
-        "add", "concatenate", "index", "matmul", "reshape", "stack", "sum", "transpose", "unstack"
+        "add", "concatenate", "index", "multiply", "matmul", "reshape", "stack", "sum",
+        "transpose", "unstack",
     )
 )  # fmt: skip
 VIEWS = (RESHAPE, TRANSPOSE)

@@ -1,9 +1,9 @@
-"""turned, loosened: a loop whose iterations begin with what the one before it ended with.
+"""turned, loosened, copied: a loop whose iterations begin with what the one before it ended with.
 
 The results are the same, one iteration later: steps that only a delay edge and collected outputs
 need move to the start of the next iteration, their first run into the loop from before it, and
 their last one out of it. That pays where they take an item that the last iteration has none of, or
-where items alone make what a carry hands on.
+where items alone make what a carry hands on; if that is needed in both places, it is made twice.
 """
 
 from __future__ import annotations
@@ -63,6 +63,53 @@ def loosened(around: Around, loop: Loop) -> list[Step] | None:
             if steps:
                 return steps
     return None
+
+
+def copied(around: Around, loop: Loop) -> list[Step] | None:
+    """The steps with a loop that makes anew what a carry brings of the last iteration's items."""
+    for c in loop.carries:
+        chain = _of_items(loop, c.result) if c.delay == 1 else []
+        used = {x for step in chain for x in step.operands}
+        taken = [i for i in loop.indexed if i.parameter in used]
+        known: dict[Any, Any] = {i.parameter: around.beyond(i.items) for i in taken}
+        if not chain or None in known.values():
+            continue
+        first = dict(known)
+        for step in chain:
+            there = around.find_like(
+                _renamed(step, known, at_iteration(step.static, {loop.counter: -1}))
+            )
+            known.update(zip(step.outputs, there.outputs if there else ()))
+        if known.get(c.result) is not c.initial[0]:
+            continue
+        names = {x: fresh(x) for x in (*first, *(v for step in chain for v in step.outputs))}
+        names[c.result] = c.parameter
+        again = [_renamed(step, names, later(step.static, loop.counter)) for step in chain]
+        longer = replace(
+            loop,
+            body=(*again, *loop.body),
+            carries=tuple(other for other in loop.carries if other is not c),
+            indexed=(
+                *loop.indexed,
+                *(Indexed(names[i.parameter], (first[i.parameter], *i.items[:-1])) for i in taken),
+            ),
+        )
+        return [longer if step is loop else step for step in around.steps]
+    return None
+
+
+def _of_items(loop: Loop, result: Value) -> list[Instruction]:
+    """The steps of a body that make a value of items and of what is outside, if they alone do."""
+    local = {c.parameter for c in loop.carries}
+    chain: list[Instruction] = []
+    needed: set[Operand] = {result}
+    for step in reversed(loop.body):
+        if not needed.isdisjoint(step.outputs):
+            if not isinstance(step, Instruction):
+                return []
+            chain.insert(0, step)
+            needed.update(step.operands)
+    return chain if needed.isdisjoint(local) else []
 
 
 def _moved(around: Around, loop: Loop, steps: Sequence[Step]) -> list[Step] | None:

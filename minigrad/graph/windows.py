@@ -125,6 +125,11 @@ class Around:
             return self.by_key.get(key)
         return self.outer.find(key)
 
+    def find_like(self, step: Step) -> Step | None:
+        """The step, here or further out, that does what this one does."""
+        what, operands, integers = skeleton(step)
+        return self.find((what, *map(key_of, operands), integers))
+
     def group(self, name: Any, places: dict[int, Any]) -> None:
         self.groups.setdefault(name, {}).update(places)
         for i, value in places.items():

@@ -7,18 +7,21 @@ operand and output runs on without a gap become one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from llvmlite import ir
 
+from minigrad.graph.engine import Op
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.ir import Instruction, Operand, Value
 from minigrad.graph.planning import Location, Plan
 from minigrad.graph.properties import (
     Places,
+    Statics,
     as_view,
     everywhere,
     is_elementwise,
@@ -27,9 +30,10 @@ from minigrad.graph.properties import (
     through,
     views,
 )
+from minigrad.graph.skeleton import hashable
 
 from .functions import namespace
-from .loops import INDEX, ZERO, index
+from .loops import INDEX, ZERO, define, index
 from .vector import Lanes, Number, Vector, load, scalar_type, store
 
 if TYPE_CHECKING:
@@ -39,12 +43,41 @@ START = {"sum": 0, "any": False, "all": True}  # of a reduction; max and min sta
 SMALL = 4096  # elements below which a kernel is not worth a second thread
 
 
+def is_vector(step: Instruction) -> bool:
+    """Whether an elementwise instruction or a reduction can be written as vector code."""
+    values = [v for v in (*step.operands, *step.outputs) if isinstance(v, Value)]
+    if reducer(step.op) or any(v.spec.dtype.kind not in "fbiu" for v in values):
+        return all(v.spec.dtype.kind in "fbiu" for v in values)
+    kinds = tuple(
+        x.spec.dtype if isinstance(x, Value) else float if isinstance(x, float) else x
+        for x in step.operands
+    )
+    return _is_vector(step.op, kinds, hashable(step.static), Statics(step.static))
+
+
+@lru_cache(4096)
+def _is_vector(op: Op, kinds: tuple[Any, ...], key: Any, static: Statics) -> bool:
+    code = define(ir.Module(), "tried", ())
+    lanes = Lanes(code, 4)
+    half = Number(lanes, ir.Constant(ir.DoubleType(), 0.5), 0.5)
+    operands = [
+        lanes.constant(0, x) if isinstance(x, np.dtype) else half if x is float else x
+        for x in kinds
+    ]
+    try:
+        op.forward(namespace(lanes), *operands, **static)
+    except Exception:  # whatever forward asks for, vectors do not have it
+        return False
+    return True
+
+
 @dataclass(eq=False)
 class Node:
     """A value that a kernel reads or computes; strides: per axis of the space, in elements."""
 
     place: Location | None = None
     strides: list[int] = field(default_factory=list)
+    value: Value | None = None  # that lies there
     step: Instruction | None = None
     operands: tuple[Any, ...] = ()
     dtype: Any = None
@@ -61,6 +94,14 @@ class Write:
     strides: list[int]
     folded: str | None = None
     total: Any = None  # the memory in which the reduction is gathered
+
+
+@dataclass(eq=False)
+class Sums:
+    """Memory for what a reduction down columns comes to."""
+
+    strides: list[int]
+    dtype: np.dtype
 
 
 class Nest:
@@ -119,7 +160,7 @@ class Nest:
             home = self.plan.home(base)
             shown = views(step, home.view)
             if shown is not None:
-                return self.read(value, home.part(shown[at]), places)
+                return self.read(base, home.part(shown[at]), places)
         inner = through((views(step) or [])[at], base.spec.shape, places)
         if inner is None:
             raise NotImplementedError(f"{step.op.name} of what is not in memory")
@@ -127,7 +168,7 @@ class Nest:
 
     def read(self, value: Value, place: Location, places: Places) -> Node:
         view = as_view(places, place.view, self.op.space)
-        return self.add(Node(place.part(view), list(view.strides), dtype=value.spec.dtype))
+        return self.add(Node(place.part(view), list(view.strides), value, dtype=value.spec.dtype))
 
     def add(self, node: Node) -> Node:
         self.nodes.append(node)
@@ -164,14 +205,16 @@ class Loops:
 
     def __init__(self, function: Function, nest: Nest, bounds: tuple[Any, Any] | None) -> None:
         self.function, self.nest, self.code = function, nest, function.code
-        self.lanes = Lanes(function.code, function.target.lanes, function.target.fma)
-        self.xp = namespace(self.lanes)
         groups = nest.axes()
         folded = [g for g in groups if g[0] in nest.folded]
         kept = [g for g in groups if g[0] not in nest.folded]
-        self.order = kept + folded
+        # Sums down columns: row after row is added to a row of sums, as memory lies.
+        self.columns = kept.pop() if folded and groups[-1] in kept else None
+        self.order = kept + folded + ([self.columns] if self.columns else [])
         self.kept = len(kept)
         self.vector = self.order.index(groups[-1]) if groups else -1
+        self.lanes = Lanes(function.code, function.target.lanes, function.target.fma)
+        self.xp = namespace(self.lanes)
         space = nest.op.space
         self.sizes = [function.number(math.prod(space[a] for a in g)) for g in self.order]
         self.bounds = {}
@@ -187,14 +230,13 @@ class Loops:
         if not split:
             return self.start()
         total = math.prod(self.nest.op.space)
-        if self.kept == 0 or total < SMALL:
+        shared = 0 if self.kept or self.columns is None else self.vector
+        if (self.kept == 0 and self.columns is None) or total < SMALL:
             with self.function.first_thread():
                 self.start()
             return None
-        if self.vector == 0:
-            self.bounds[0] = self.function.share(self.sizes[0], self.lanes.count)
-        else:
-            self.bounds[0] = self.function.share(self.sizes[0], 1)
+        unit = self.lanes.count if shared == self.vector else 1
+        self.bounds[shared] = self.function.share(self.sizes[shared], unit)
         return self.start()
 
     def start(self) -> None:
@@ -204,19 +246,30 @@ class Loops:
             else:
                 inner = [x.depth for x in node.operands if isinstance(x, Node)]
                 node.depth = max(inner, default=0)
-        pointers = {}
+        pointers: dict[Any, Any] = {}
         for item in (*self.nest.nodes, *self.nest.writes):
             if item.place is not None:
                 pointers[item] = self.function.address(item.place)
         for write in self.nest.writes:
-            if write.folded:
+            if write.folded and self.columns is None:
                 write.total = self.code.local(self.lanes.type(self.gathered(write)))
+            elif write.folded:
+                self.row_of_sums(write, pointers)
         self.level(0, {}, pointers, None)
+
+    def row_of_sums(self, write: Write, pointers: dict[Any, Any]) -> None:
+        """Memory for the sums of all columns."""
+        axes, dtype = cast(list[int], self.columns), self.gathered(write)
+        count = math.prod(self.nest.op.space[a] for a in axes)
+        strides = [0] * len(self.nest.op.space)
+        strides[axes[-1]] = 1
+        write.total = Sums(strides, dtype)
+        pointers[write.total] = self.function.scratch(dtype, count, each=True)
 
     def depth(self, strides: list[int]) -> int:
         return max((i + 1 for i, g in enumerate(self.order) if strides[g[-1]]), default=0)
 
-    def stride(self, item: Node | Write, at: int) -> int:
+    def stride(self, item: Node | Write | Sums, at: int) -> int:
         return item.strides[self.order[at][-1]]
 
     def level(
@@ -228,7 +281,7 @@ class Loops:
             if node.depth == depth:
                 known[node] = self.compute(node, known, pointers, mask)
         if depth == self.kept:
-            self.begin()
+            self.begin(pointers)
         if depth < len(self.order):
             self.loop(depth, known, pointers, mask)
         else:
@@ -237,26 +290,30 @@ class Loops:
             self.end(pointers, mask)
 
     def loop(self, depth: int, known: Any, pointers: Any, mask: Any) -> None:
-        low, high = self.bounds.get(depth, (ZERO, self.sizes[depth]))
-        code = self.code
-
         def inside(i: Any, mask: Any) -> None:
-            moved = {}
-            for item, pointer in pointers.items():
-                stride = self.stride(item, depth)
-                moved[item] = pointer
-                if stride:
-                    size = self.size(item)
-                    by = i if stride == 1 else code.mul(i, self.function.number(stride))
-                    moved[item] = code.gep(
-                        pointer, [by], inbounds=True, source_etype=ir.IntType(8 * size)
-                    )
-            self.level(depth + 1, known, moved, mask)
+            self.level(depth + 1, known, self.moved(pointers, depth, i), mask)
 
         if depth != self.vector:
-            with code.loop(low, high) as i:
+            with self.code.loop(*self.bounds.get(depth, (ZERO, self.sizes[depth]))) as i:
                 inside(i, mask)
-            return
+        else:
+            self.along(inside)
+
+    def moved(self, pointers: dict[Any, Any], at: int, i: Any) -> dict[Any, Any]:
+        """Where everything is at position i of a loop."""
+        found = dict(pointers)
+        for item, pointer in pointers.items():
+            stride = self.stride(item, at)
+            if stride:
+                by = i if stride == 1 else self.code.mul(i, self.function.number(stride))
+                element = ir.IntType(8 * self.size(item))
+                found[item] = self.code.gep(pointer, [by], inbounds=True, source_etype=element)
+        return found
+
+    def along(self, inside: Callable[[Any, Any], None]) -> None:
+        """The loop over vectors, and what is left of one."""
+        code = self.code
+        low, high = self.bounds.get(self.vector, (ZERO, self.sizes[self.vector]))
         count = index(self.lanes.count)
         whole = code.add(low, code.multiples(code.sub(high, low), self.lanes.count))
         with code.loop(low, whole, count) as i:
@@ -271,14 +328,21 @@ class Loops:
         limit = self.lanes.splat(left, np.int64).value
         return self.lanes.vector(self.code.icmp_signed("<", places, limit), np.bool_)
 
-    def size(self, item: Node | Write) -> int:
-        return cast(Location, item.place).buffer.dtype.itemsize
+    def size(self, item: Any) -> int:
+        return (
+            item.dtype.itemsize
+            if isinstance(item, Sums)
+            else cast(Location, item.place).buffer.dtype.itemsize
+        )
 
     # elements
 
     def compute(self, node: Node, known: Any, pointers: Any, mask: Any) -> Any:
-        if node.step is None:
+        if node.place is not None:
             return self.load(node, pointers[node], mask)
+        if node.step is None:
+            number = self.number(node.number, node.dtype.kind == "f")
+            return self.lanes.lift(number, node.dtype)
         floating = (
             any(isinstance(x, Node) and x.dtype.kind == "f" for x in node.operands)
             or node.dtype.kind == "f"
@@ -370,12 +434,24 @@ class Loops:
         found: Vector = (self.xp.maximum if write.folded == "max" else self.xp.minimum)(a, b)
         return found
 
-    def begin(self) -> None:
-        for write in self.nest.writes:
-            if write.folded:
+    def begin(self, pointers: dict[Any, Any]) -> None:
+        """Start all reductions."""
+        folded = [write for write in self.nest.writes if write.folded]
+        if self.columns is None:
+            for write in folded:
                 self.code.store(self.neutral(write).value, write.total)
+        elif folded:
 
-    def total(self, write: Write) -> Vector:
+            def inside(j: Any, mask: Any) -> None:
+                there = self.moved(pointers, self.vector, j)
+                for write in folded:
+                    store(self.lanes, there[write.total], self.neutral(write), mask)
+
+            self.along(inside)
+
+    def total(self, write: Write, pointers: dict[Any, Any], mask: Any) -> Vector:
+        if self.columns is not None:
+            return load(self.lanes, pointers[write.total], write.total.dtype, mask)
         dtype = self.gathered(write)
         return self.lanes.vector(self.code.load(write.total, typ=self.lanes.type(dtype)), dtype)
 
@@ -383,20 +459,37 @@ class Loops:
         for write in self.nest.writes:
             value = known[write.node]
             if not write.folded:
+                value = value.astype(write.place.buffer.dtype)
                 self.store(value, write, pointers[write], mask)
                 continue
             value = value.astype(self.gathered(write))
-            if mask is not None and self.vector >= self.kept:
-                value = self.xp.where(mask, value, self.neutral(write))
-            self.code.store(self.combine(write, self.total(write), value).value, write.total)
+            total = self.combine(write, self.total(write, pointers, mask), value)
+            if self.columns is not None:
+                store(self.lanes, pointers[write.total], total, mask)
+                continue
+            if mask is not None:
+                total = self.xp.where(mask, total, self.total(write, pointers, mask))
+            self.code.store(total.value, write.total)
 
     def end(self, pointers: Any, mask: Any) -> None:
-        for write in self.nest.writes:
-            if write.folded:
-                value = self.total(write)
-                if self.vector >= self.kept:
-                    value = self.across(write, value)
-                self.store(value.astype(write.place.buffer.dtype), write, pointers[write], mask)
+        """Write what the reductions have come to."""
+        folded = [write for write in self.nest.writes if write.folded]
+        if self.columns is not None and folded:
+
+            def inside(j: Any, mask: Any) -> None:
+                there = self.moved(pointers, self.vector, j)
+                for write in folded:
+                    value = self.total(write, there, mask)
+                    value = value.astype(write.place.buffer.dtype)
+                    self.store(value, write, there[write], mask)
+
+            return self.along(inside)
+        for write in folded:
+            value = self.total(write, pointers, mask)
+            if self.vector >= self.kept:
+                value = self.across(write, value)
+            self.store(value.astype(write.place.buffer.dtype), write, pointers[write], mask)
+        return None
 
     def across(self, write: Write, value: Vector) -> Vector:
         """All lanes combined, in each of them."""

@@ -22,7 +22,7 @@ from minigrad.graph.properties import PRODUCT, View, everywhere, is_join, views
 
 from . import library, products
 from .loops import INDEX, ONE, POINTER, ZERO, Code, define, index
-from .nests import Loops, Nest, Write
+from .nests import Loops, Nest, Node, Write
 from .target import Target
 
 DOUBLE = ir.DoubleType()
@@ -183,7 +183,8 @@ class Function:
             self.kernel(step, bounds)
             return
         elif step.op is PRODUCT:
-            self.multiply(step, bounds)
+            span = self.number(Matrices(self.plan, step).span)
+            self.multiply(step, bounds and tuple(self.code.mul(b, span) for b in bounds))
         for copy in self.plan.copies.get(step, ()) if not isinstance(step, Loop) else ():
             self.copy(copy, bounds=bounds)
         for value in step.outputs:
@@ -254,7 +255,9 @@ class Function:
         return found[0], found[1], found[2][:2]
 
     def at(self, pointer: Any, i: Any, stride: Any, dtype: Any) -> Any:
-        return self.code.at(pointer, dtype.name, (i, stride))
+        element = ir.IntType(8 * dtype.itemsize)
+        by = self.code.mul(i, stride, flags=["nsw"])
+        return self.code.gep(pointer, [by], inbounds=True, source_etype=element)
 
     def pack_around(self, loop: Loop) -> None:
         """Pack what a loop multiplies by in every iteration, before it."""
@@ -311,7 +314,7 @@ class CopyNest(Nest):
         if isinstance(copy.source, Value):
             node = self.read(copy.source, plan.home(copy.source), everywhere(shape))
         else:
-            raise NotImplementedError("a number as a carry's initial value")
+            node = self.add(Node(dtype=copy.target.buffer.dtype, number=copy.source))
         self.writes.append(Write(node, copy.target, list(copy.target.view.strides)))
 
 
@@ -329,9 +332,11 @@ class Matrices:
         if len(b.view.shape) == 1:
             b = b.part(View((*b.view.shape, 1), (*b.view.strides, 0), b.view.offset))
             c = c.part(_inserted(c.view, len(c.view.shape)))
+        self.span = 1  # rows of the matrix in one of the first axis
         if len(b.view.shape) == 2 and len(a.view.shape) > 2:
             flat_a, flat_c = _flat(a.view), _flat(c.view)
             if flat_a and flat_c:
+                self.span = math.prod(a.view.shape[1:-1])
                 a, c = a.part(flat_a), c.part(flat_c)
         self.batch = c.view.shape[:-2]
         self.rows, self.depth = a.view.shape[-2:]
@@ -339,8 +344,6 @@ class Matrices:
         self.left, self.right, self.result = (
             side.part(_stretched(side.view, self.batch)) for side in (a, b, c)
         )
-        if self.result.view.strides[-1] != 1 and self.columns > 1:
-            raise NotImplementedError("a product whose columns lie apart")
 
     @property
     def leading(self) -> int:
@@ -403,9 +406,7 @@ def made_in(loop: Loop) -> set[Value]:
 
 def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
     """The size of the first axis, and why some step needs other rows of it, if one does."""
-    if not loop.carries:
-        return 0, "nothing carried, one thread"
-    shape = loop.carries[0].parameter.spec.shape
+    shape = loop.results[0].spec.shape
     rows = shape[0] if shape else 0
     moving = made_in(loop) - {s.parameter for s in loop.sliced}
     if rows < 2 or any(x.parameter.spec.shape[:1] != (rows,) for x in loop.carries):
@@ -414,6 +415,8 @@ def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
         if not _by_rows(plan, step, rows, moving):
             name = "a loop" if isinstance(step, Loop) else step.op.name
             return rows, f"{name} needs all rows, one thread"
+    if any(copy.target.view.shape[:1] != (rows,) for copy in plan.turns.get(loop, ())):
+        return rows, "what is kept has other rows, one thread"
     return rows, ""
 
 
@@ -422,21 +425,23 @@ def _by_rows(plan: Plan, step: Step, rows: int, moving: set[Value]) -> bool:
         return False
     if isinstance(step.op, Kernel):
         nest = Nest(plan, step)
-        own = {plan.home(v).buffer: plan.home(v).view for v in step.op.inputs if v in moving}
         return (
             step.op.space[:1] == (rows,)
             and 0 not in nest.folded
             and all(
-                _within_row(node.place.view, own[node.place.buffer])
+                _within_row(node.place.view, plan.home(node.value).view)
                 for node in nest.nodes
-                if node.place is not None and node.place.buffer in own
+                if node.place is not None and node.value in moving
             )
         )
     if step.op is PRODUCT:
-        left, right = step.operands
-        if right in moving:
-            return len(right.spec.shape) > 2 and right.spec.shape[0] == rows  # type: ignore[union-attr]
-        return isinstance(left, Value) and left.spec.shape[0] == rows
+        left, right = (x for x in step.operands if isinstance(x, Value))
+        ones = (len(left.spec.shape) == 1) + (len(right.spec.shape) == 1)
+        axes = len(step.outputs[0].spec.shape) + ones
+        if axes == 2 and (right in moving or len(left.spec.shape) == 1):
+            return False
+        sides = [x.spec.shape for x in (left, right) if x in moving]
+        return all(shape[0] == rows and len(shape) == axes for shape in sides)
     if is_join(step.op):
         return step.static["axis"] != 0
     (base,) = (x for x in step.operands if isinstance(x, Value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,13 +18,15 @@ from minigrad.graph.fusing import Kernel, fuse
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
-from minigrad.graph.properties import PRODUCT, is_join, views
+from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
 
-from . import library, objects, pool, target
+from . import library, nests, objects, pool, target
+from .arenas import LINE, Arena, arena
 from .program import Function
 
 SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4)
-LINE = 64  # bytes of the cache's lines
+MOST = 2000  # steps that are left of a program; compiling more takes too long
+PAGE = 4096  # bytes; memory that the system has to find anew is slow from there on
 SMALL = 20_000_000  # operations below which a second thread costs more than it brings
 DTYPES = {np.dtype(name) for name in ("float32", "float64", "bool", "int64", "int32", "uint32")}
 
@@ -32,15 +35,17 @@ def is_foreign(step: Step) -> bool:
     """Whether a step has no native code."""
     if isinstance(step, Loop):
         last = all(list(c.outputs) == [step.trips - 1] for c in step.collected)
-        numbers = any(not isinstance(x, Value) for c in step.carries for x in c.initial)
-        return bool(step.indexed) or not last or numbers or any(map(is_foreign, step.body))
+        return bool(step.indexed) or not last or any(map(is_foreign, step.body))
     values = (*step.operands, *step.outputs)
     if any(v.spec.dtype not in DTYPES for v in values if isinstance(v, Value)):
         return True
     if isinstance(step.op, Kernel):
         return False
+    if looks_at_values(step):
+        return True
     if step.op is PRODUCT:
-        return step.outputs[0].spec.dtype.kind != "f"
+        dtypes = {v.spec.dtype for v in values if isinstance(v, Value)}
+        return len(dtypes) > 1 or step.outputs[0].spec.dtype.kind != "f"
     return not is_join(step.op) and views(step) is None
 
 
@@ -53,6 +58,7 @@ class Segment:
         self.numbers = np.array(function.numbers or [0], dtype=np.int64)
         self.reals = np.array(function.reals or [0.0])
         self.pointers = np.zeros(max(1, len(self.buffers)), dtype=np.uintp)
+        self.scratch = np.zeros_like(self.pointers)  # 1 where an offset into the arena stands
         self.native: Any = None
         self.moving: list[
             tuple[int, Any]
@@ -66,11 +72,16 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph, self.backend = fuse(graph), backend
-        self.plan = plan(self.graph, is_foreign)
+        self.graph, self.backend = fuse(graph, nests.is_vector), backend
+        large = sum(1 for _ in self.graph.walk()) > MOST
+
+        def is_outside(step: Step) -> bool:
+            return is_foreign(step) or (large and not isinstance(step, Loop))
+
+        self.plan = plan(self.graph, is_outside)
         self.lock = threading.Lock()
         self.parts: list[Segment | Step] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = [f"more than {MOST} steps: its loops alone are native"] * large
         self.work = 0
         module = ir.Module("program")
         self.write(module)
@@ -117,9 +128,7 @@ class Program:
                 buffer.offset = size
                 size += buffer.bytes * (self.pool.threads if buffer.kind == "each" else 1)
         self.bytes = size
-        self.arena, self.first = _aligned(size)
-        self.state, first = _aligned(library.BARRIER_SIZE)
-        self.barrier = self.state.ctypes.data + first
+        self.scratch_at = 0  # the arena's address that the tables are made for
         self.outputs = [b for b in self.plan.buffers if b.kind == "output"]
         self.kept: dict[Any, list[np.ndarray]] = {buffer: [] for buffer in self.outputs}
         self.constants = {
@@ -127,7 +136,6 @@ class Program:
             for buffer in self.plan.buffers
             if buffer.kind == "constant" and buffer.value is not None
         }
-        start = self.arena.ctypes.data + self.first
         for part in self.parts:
             if not isinstance(part, Segment):
                 continue
@@ -136,25 +144,31 @@ class Program:
                 if buffer in self.constants:
                     part.pointers[i] = self.constants[buffer].ctypes.data
                 elif buffer.kind in ("own", "each", "scratch"):
-                    part.pointers[i] = start + buffer.offset
+                    part.pointers[i] = buffer.offset
+                    part.scratch[i] = 1
                 else:
                     part.moving.append((i, buffer))
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with self.lock:
-            return self.run(inputs)
+        with self.lock, arena(self.bytes) as memory:
+            for part in self.parts:
+                if isinstance(part, Segment) and memory.start != self.scratch_at:
+                    part.pointers += part.scratch * np.uintp(memory.start)
+                    part.pointers -= part.scratch * np.uintp(self.scratch_at)
+            self.scratch_at = memory.start
+            return self.run(inputs, memory)
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, inputs: Sequence[np.ndarray], memory: Arena) -> list[np.ndarray]:
         arrays: dict[Any, np.ndarray] = {}
         known: dict[Value, np.ndarray] = {}
         for value, array in zip(self.graph.inputs, inputs, strict=True):
             known[value] = array
             arrays[self.plan.places[value].buffer] = np.ascontiguousarray(array)
         for buffer in self.outputs:
-            arrays[buffer] = known[buffer.value] = self.fresh(buffer)
+            arrays[buffer] = self.fresh(buffer)
         for part in self.parts:
             if not isinstance(part, Segment):
-                self.outside(part, arrays, known)
+                self.outside(part, arrays, known, memory)
                 continue
             for i, buffer in part.moving:
                 part.pointers[i] = arrays[buffer].ctypes.data
@@ -163,8 +177,9 @@ class Program:
                 part.pointers.ctypes.data,
                 part.numbers.ctypes.data,
                 part.reals.ctypes.data,
-                self.barrier,
+                memory.barrier,
             )
+        known.update({buffer.value: arrays[buffer] for buffer in self.outputs})
         return [
             bare(v.constant) if v.constant is not None else known[v] for v in self.graph.outputs
         ]
@@ -175,30 +190,44 @@ class Program:
             if sys.getrefcount(array) == 3:  # the list, `array`, and the argument of this call
                 return array
         made = np.empty(buffer.value.spec.shape, buffer.dtype)
-        if len(self.kept[buffer]) < 2:
+        if made.nbytes > PAGE and len(self.kept[buffer]) < 2:
             self.kept[buffer].append(made)
         return made
 
-    def outside(self, step: Step, arrays: dict[Any, np.ndarray], known: dict[Value, Any]) -> None:
+    def outside(
+        self,
+        step: Step,
+        arrays: dict[Any, np.ndarray],
+        known: dict[Value, Any],
+        memory: Arena,
+    ) -> None:
         """Run a step on arrays of its own, and show native code where its results are."""
         inputs = [x for x in dict.fromkeys(step.operands) if isinstance(x, Value)]
         inputs = [x for x in inputs if x.constant is None]
-        given = [make(self.array(x, arrays, known), self.backend) for x in inputs]
+        given = [make(self.array(x, arrays, known, memory), self.backend) for x in inputs]
         made = evaluate(Graph(tuple(inputs), (step,), step.outputs), given)
         for value, tensor in zip(step.outputs, made, strict=True):
             known[value] = bare(tensor)
+            if np.may_share_memory(known[value], memory.array):  # which others use after this step
+                known[value] = known[value].copy()
             arrays[self.plan.places[value].buffer] = np.ascontiguousarray(known[value])
 
-    def array(self, value: Value, arrays: dict[Any, np.ndarray], known: dict[Value, Any]) -> Any:
+    def array(
+        self,
+        value: Value,
+        arrays: dict[Any, np.ndarray],
+        known: dict[Value, Any],
+        memory: Arena,
+    ) -> Any:
         """A value's array, where native code has left it if need be."""
         if value in known:
             return known[value]
         buffer, view, _ = self.plan.places[value]
-        if buffer in arrays:
-            flat = arrays[buffer].reshape(-1)
+        held = arrays.get(buffer, self.constants.get(buffer))
+        if held is not None:
+            flat = held.reshape(-1)
         else:
-            start = self.first + buffer.offset
-            flat = self.arena[start : start + buffer.bytes].view(buffer.dtype)
+            flat = memory.part(buffer.offset, buffer.bytes).view(buffer.dtype)
         strides = [s * buffer.dtype.itemsize for s in view.strides]
         return np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, strides)
 
@@ -218,7 +247,10 @@ class Program:
             *self.notes,
         ]
         if foreign:
-            lines.append(f"op by op: {', '.join(foreign)}")
+            counts = Counter(foreign).most_common()
+            lines.append(
+                "op by op: " + ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts)
+            )
         return "\n".join(lines)
 
 
@@ -236,9 +268,3 @@ def _spent(before: objects.Counters) -> str:
     if now.loaded > before.loaded:
         return f"loaded in {(now.load_seconds - before.load_seconds) * 1e3:.0f} ms"
     return "code of an earlier program of this structure"
-
-
-def _aligned(size: int) -> tuple[np.ndarray, int]:
-    """Zeros of a size, and how far from their start a line of the cache starts."""
-    array = np.zeros(size + LINE, dtype=np.uint8)
-    return array, -array.ctypes.data % LINE
