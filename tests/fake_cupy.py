@@ -3,17 +3,20 @@
 Like CuPy it refuses implicit conversion to NumPy and operands of NumPy, wraps indices that are out
 of range, gives 0-d arrays where NumPy gives scalars, and takes arrays alone where CuPy does. It
 also counts copies to the host, and refuses what CuPy leaves undefined. `backend` is minigrad_cupy
-on top of it: the spec `module://tests.fake_cupy:backend`.
+on top of it: the spec `module://tests.fake_cupy:backend`; `compiling` emits programs as well.
 """
 
 from __future__ import annotations
 
 import types
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests import host_cuda
+
 SPEC = "module://tests.fake_cupy:backend"
+COMPILING = "module://tests.fake_cupy:compiling"
 CREATION = {"array", "asarray", "zeros", "ones", "full", "empty", "eye", "arange", "linspace"}
 calls: set[tuple[str, int, tuple[str, ...]]] = set()  # (function, positional arguments, keywords)
 methods: set[tuple[str, int, tuple[str, ...]]] = set()  # the same of an array's attributes
@@ -24,11 +27,24 @@ host_copies = 0
 class ndarray:
     """One array on the pretended device."""
 
-    __slots__ = ("host",)
+    __slots__ = ("base", "host")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, host: Any) -> None:
-        self.host = np.asarray(host)
+    def __init__(
+        self,
+        host: Any,
+        dtype: Any = None,
+        memptr: Any = None,
+        strides: Any = None,
+        base: Any = None,
+    ) -> None:
+        """Of an array of the host; or of a shape, whose elements lie where memptr points."""
+        self.host = np.asarray(host if memptr is None else memptr.array(host, dtype, strides))
+        self.base = base if self.host.base is not None else None
+
+    @property
+    def data(self) -> MemoryPointer:
+        return MemoryPointer(UnownedMemory(self.host.ctypes.data, self.host.nbytes, self), 0)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Use `.get()`")
@@ -42,13 +58,13 @@ class ndarray:
         value = getattr(self.host, name)
         if not callable(value) or isinstance(value, type):
             methods.add((name, -1, ()))
-            return ndarray(value) if isinstance(value, np.ndarray) else value
+            return ndarray(value, base=self) if isinstance(value, np.ndarray) else value
 
         def method(*args: Any, **options: Any) -> Any:
             methods.add((name, len(args), tuple(sorted(options))))
             if name == "argsort":
                 refuse_other_sorts(options)
-            return wrapped(value(*unwrapped(args), **unwrapped(options)))
+            return wrapped(value(*unwrapped(args), **unwrapped(options)), self)
 
         return method
 
@@ -61,7 +77,7 @@ class ndarray:
         return self.get().item()
 
     def __getitem__(self, key: Any) -> ndarray:
-        return ndarray(self.host[self._wrapping(key)])
+        return ndarray(self.host[self._wrapping(key)], base=self)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if any(isinstance(item, ndarray) for item in (key if isinstance(key, tuple) else (key,))):
@@ -129,9 +145,9 @@ def unwrapped(value: Any) -> Any:
     return value.host if isinstance(value, ndarray) else value
 
 
-def wrapped(value: Any) -> Any:
-    """Arrays and NumPy's scalars, which CuPy has none of, as arrays."""
-    return ndarray(value) if isinstance(value, (np.ndarray, np.generic)) else value
+def wrapped(value: Any, of: Any = None) -> Any:
+    """Arrays, which may be views, and NumPy's scalars, which CuPy has none of, as arrays."""
+    return ndarray(value, base=of) if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def refuse_other_sorts(options: dict[str, Any]) -> None:
@@ -151,11 +167,39 @@ def call(name: str, *args: Any, **options: Any) -> Any:
         raise TypeError(f"{name} takes arrays of the device, not {args[0]!r}")
     refuse_other_sorts(options)
     with np.errstate(all="ignore"):
-        result = wrapped(function(*unwrapped(args), **unwrapped(options)))
+        result = wrapped(function(*unwrapped(args), **unwrapped(options)), operands)
     if ufunc or name == "where":
         kinds = [a.dtype.type if hasattr(a, "dtype") else type(a) for a in args]
         dtypes.add((name, tuple(kinds), result.dtype.type))
     return result
+
+
+class UnownedMemory(NamedTuple):
+    """Memory at an address of the pretended device."""
+
+    ptr: int
+    size: int
+    owner: Any
+    device_id: int = -1
+
+
+class MemoryPointer(NamedTuple):
+    """A place in memory."""
+
+    mem: UnownedMemory
+    offset: int
+
+    @property
+    def ptr(self) -> int:
+        return self.mem.ptr + self.offset
+
+    def array(self, shape: Any, dtype: Any, strides: Any) -> np.ndarray:
+        """The array that lies there; as on a device nothing keeps it alive."""
+        interface = {
+            "shape": tuple(shape), "typestr": np.dtype(dtype).str, "strides": strides,
+            "data": (self.ptr, False), "version": 3,
+        }  # fmt: skip
+        return np.asarray(types.SimpleNamespace(__array_interface__=interface))
 
 
 class ElementwiseKernel:
@@ -184,8 +228,12 @@ class FakeCupy(types.ModuleType):
     """The namespace: names of its own where CuPy differs from NumPy, else NumPy's."""
 
     ndarray, ElementwiseKernel, __version__ = ndarray, ElementwiseKernel, "0 (fake)"
+    RawModule = host_cuda.RawModule
+    stream = types.SimpleNamespace(synchronize=lambda: None)
     cuda = types.SimpleNamespace(
-        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: None),
+        UnownedMemory=UnownedMemory,
+        MemoryPointer=MemoryPointer,
+        get_current_stream=lambda: FakeCupy.stream,
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: 1, getDeviceProperties=lambda device: {"name": b"the host"}
         ),
@@ -220,8 +268,18 @@ cupy = FakeCupy("fake_cupy")
 
 def backend(device: str | None = None) -> Any:
     """minigrad_cupy over the pretended device."""
+    return _made(SPEC, emit=None)
+
+
+def compiling(device: str | None = None) -> Any:
+    """The same, whose programs are kernels, compiled for the host: needs a C++ compiler."""
+    return _made(COMPILING)
+
+
+def _made(name: str, **changed: Any) -> Any:
     from minigrad_cupy import CupyBackend
 
     made = CupyBackend(cupy)
-    made.name = SPEC
+    made.name = name
+    vars(made).update(changed)
     return made

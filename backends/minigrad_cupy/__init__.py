@@ -1,5 +1,7 @@
 """CuPy's arrays on one NVIDIA GPU: every op runs as its forward is written, on `xp = cupy`.
 
+Captured programs run as CUDA kernels made of the same forwards, see `minigrad_cupy.emit`.
+
 Importing this module touches no device; `backend()` does, and says why where it cannot. The only
 copies to the host are `to_numpy`, what the user reads, and, per gather, the smallest and largest
 index that the range check compares (MINIGRAD_CHECK_INDEX=0 leaves that check out).
@@ -81,6 +83,12 @@ class CupyBackend:
     def synchronize(self) -> None:
         """Wait until the GPU has done what was asked of it."""
         self.xp.cuda.get_current_stream().synchronize()
+
+    def emit(self, graph: Any) -> Any:
+        """A captured graph as CUDA kernels, launched one after another."""
+        from minigrad_cupy.emit.program import Program  # late, for it imports the graph layer
+
+        return Program(graph, self)
 
     @property
     def devices(self) -> tuple[str, ...]:

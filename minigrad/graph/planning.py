@@ -128,7 +128,7 @@ class Plan:
 
 def plan(graph: Graph, is_opaque: Callable[[Step], bool]) -> Plan:
     """The places of all values that lie in memory; is_opaque says which steps run outside."""
-    found = Plan(graph, {step for step in graph.steps if is_opaque(step)})
+    found = Plan(graph, {step for step in graph.walk() if is_opaque(step)})
     for value in graph.inputs:
         found.home(value).buffer.kind = "input"
     planner = _Planner(found)

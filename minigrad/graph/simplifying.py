@@ -282,7 +282,8 @@ def sample(spec: Spec, turn: int = 0) -> Tensor:
     elif dtype.kind == "b":
         special = np.array([False, True])
     else:
-        ends = [np.iinfo(dtype).min, np.iinfo(dtype).max]
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        ends = [least, least + 1, most]  # abs gives back the least of a signed dtype
         special = np.array([*ends, 0, 1, 2], dtype)
     numbers = (9 * numbers if dtype.kind == "f" else numbers > 0).astype(dtype)
     numbers[: len(special)] = special

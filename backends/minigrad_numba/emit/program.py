@@ -17,12 +17,13 @@ from llvmlite import ir
 
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value
+from minigrad.graph.nests import CopyNest, Nest
 from minigrad.graph.planning import Buffer, Copy, Location, Plan, Row
-from minigrad.graph.properties import PRODUCT, View, everywhere, is_join, views
+from minigrad.graph.properties import PRODUCT, View, is_join, views
 
 from . import library, products
 from .loops import INDEX, ONE, POINTER, ZERO, Code, define, index
-from .nests import Loops, Nest, Node, Write
+from .nests import Loops
 from .target import Target
 
 DOUBLE = ir.DoubleType()
@@ -301,21 +302,6 @@ class Function:
         size = -(-size // line) * line
         buffer = self.plan.scratch(dtype, size, "each")
         return self.at(self.pointer(buffer), self.thread, self.number(size), dtype)
-
-
-class CopyNest(Nest):
-    """A copy as a nest: one value, or number, to one place."""
-
-    def __init__(self, plan: Plan, copy: Copy) -> None:
-        self.plan = plan
-        shape = copy.target.view.shape
-        self.op = Kernel(shape, (), (), ())
-        self.known, self.nodes, self.writes, self.folded, self.maker = {}, [], [], (), {}
-        if isinstance(copy.source, Value):
-            node = self.read(copy.source, plan.home(copy.source), everywhere(shape))
-        else:
-            node = self.add(Node(dtype=copy.target.buffer.dtype, number=copy.source))
-        self.writes.append(Write(node, copy.target, list(copy.target.view.strides)))
 
 
 class Matrices:

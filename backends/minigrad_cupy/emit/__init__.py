@@ -1,0 +1,1 @@
+"""CUDA programs: captured graphs as kernels of C source text, launched one after another."""
