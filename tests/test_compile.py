@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -952,7 +953,9 @@ def test_within_no_grad_results_are_constants(backend):
 # --- the command ---------------------------------------------------------------------------------
 
 PROGRAM = """
+import sys
 import minigrad as mg
+assert sys.argv[1:] == []
 @mg.compile
 def step(xs):
     h = mg.zeros(2)
@@ -962,7 +965,7 @@ def step(xs):
 def plain(n=2):
     return mg.ones(3) * n
 def main():
-    step(mg.ones((4, 2)))
+    step(mg.ones((120, 2)))
 if __name__ == "__main__":
     main()
 """
@@ -984,6 +987,11 @@ def test_show_prints_the_graph_after_each_pass(tmp_path):
         out.index("# capture") < out.index("graph(") < out.index("# fold") < out.index("for t in")
     )
     assert "mg.ones" not in out
+    assert re.findall(r"^# (\w+):", out, re.MULTILINE)[-3:] == ["distribute", "simplify", "fuse"]
+    assert out.count("# as before") == 5  # after all but fold, whole and fuse
+    assert "# 241 steps; products: 0" in out and "# ... 45 more lines: --all" in out
+    whole, _ = show("show", "--all", f"{path}:step")
+    assert "more lines" not in whole and whole.count("tanh(") == out.count("tanh(") + 22
     assert "multiply" in show("show", f"{path}:plain")[0]
     for wrong, why in [("nothing", "defines no 'nothing'"), ("mg", "'mg' is no function")]:
         assert why in show("show", f"{path}:{wrong}", code=2)[1]

@@ -152,7 +152,7 @@ BARE = {
     "Lecture 10: Recurrent Neural Networks",
     "Bibliography",
 }
-# What these slides say in words needs no figure; the engine's own tutorials belong to no slide.
+# What these slides say in words needs no figure; tutorials on backends belong to no slide.
 WORDS_ALONE = {
     "Applications",
     "Why RNN's?",
@@ -161,7 +161,7 @@ WORDS_ALONE = {
     "How to deal with vanishing gradients?",
     "Language Embeddings",
 }
-NO_SLIDE = {"04"}
+NO_SLIDE = {"04", "18"}
 
 
 def read_page() -> dict[str, list[list[str]]]:

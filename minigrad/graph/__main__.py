@@ -6,16 +6,22 @@ import argparse
 import operator
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from minigrad.backend import current
-from minigrad.graph.building import stages
+from minigrad.graph.building import PASSES, stages, summary
 from minigrad.graph.compiled import Compiled
 from minigrad.graph.fusing import fuse
 from minigrad.graph.ir import Graph
 from minigrad.graph.tracing import capture
+
+LINES = 200  # of a graph, unless all are asked for
+RULES = {  # the first lines of the passes' files
+    f.__name__: (sys.modules[f.__module__].__doc__ or f.__name__).splitlines()[0]
+    for f in (capture, *PASSES, fuse)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,15 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     show = commands.add_parser(
         "show",
         help="print the graph of a function after each pass",
-        description="Runs FILE.py, and prints the graph of its last call of a compiled function, "
-        "or of a function that needs no arguments.",
+        description="Runs FILE.py, and prints what the last call of a compiled function in it was "
+        "captured as, and what each pass has made of that; or the same of a function that needs no "
+        "arguments. The passes are those for the current backend, MINIGRAD_BACKEND.",
     )
-    show.add_argument("function", metavar="FILE.py:function", help="such as train.py:step")
-    where = parser.parse_args(arguments).function
+    show.add_argument(
+        "function", metavar="FILE.py:function", help="such as train.py:step, or train.py:model.step"
+    )
+    show.add_argument("--all", action="store_true", help=f"graphs of over {LINES} lines in full")
+    options = parser.parse_args(arguments)
+    where = options.function
     path, _, name = where.rpartition(":")
     if not Path(path).is_file() or not name:
         parser.error(f"{where!r}: write FILE.py:function, FILE.py a file that there is")
     sys.path.insert(0, str(Path(path).resolve().parent))
+    sys.argv = [path]  # those of show are none of the file's
     found = runpy.run_path(path, run_name="__main__")
     first, _, rest = name.partition(".")
     try:
@@ -43,9 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not callable(function):
         parser.error(f"{name!r} is no function")
     graph = _graph(function, name, parser)
+    before = ""
+    for title, graph in _stages(graph):  # noqa: B020
+        text = graph.text()
+        print(f"# {RULES[title]}\n# {summary(graph)}")
+        print("# as before\n" if text == before else f"{text if options.all else _cut(text)}\n")
+        before = text
+
+
+def _stages(graph: Graph) -> Iterator[tuple[str, Graph]]:
     for title, graph in stages(graph, current()):  # noqa: B020
-        print(f"# {title}\n{graph.text()}\n")
-    print(f"# fuse\n{fuse(graph).text()}")
+        yield title, graph
+    yield "fuse", fuse(graph)
+
+
+def _cut(text: str) -> str:
+    """The first lines of a long text, and how many there are more."""
+    lines = text.splitlines()
+    left = len(lines) - LINES
+    return "\n".join([*lines[:LINES], f"# ... {left:,} more lines: --all"]) if left > 0 else text
 
 
 def _graph(function: Any, name: str, parser: argparse.ArgumentParser) -> Graph:

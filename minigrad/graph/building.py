@@ -39,7 +39,7 @@ class Program:
     def __init__(self, graph: Graph, backend: Backend) -> None:
         self.passed: list[str] = []
         for name, graph in stages(graph, backend):  # noqa: B020  the last one is what counts
-            self.passed.append(f"{name + ':':11} {_summary(graph)}")
+            self.passed.append(f"{name + ':':11} {summary(graph)}")
         emit = getattr(backend, "emit", None)
         self.emitted: Any = emit(graph) if emit else None
         self.graph, self.backend = getattr(self.emitted, "graph", graph), backend
@@ -73,7 +73,7 @@ def stages(graph: Graph, backend: Backend) -> Iterator[tuple[str, Graph]]:
             yield optimise.__name__, graph
 
 
-def _summary(graph: Graph) -> str:
+def summary(graph: Graph) -> str:
     """`76 steps; loops of 100 and 98 with 20 and 36; products: 2 outside, 3 in loops`."""
     loops = graph.loops()
     inside = [s for loop in loops for s in loop.body if isinstance(s, Instruction)]

@@ -37,7 +37,20 @@ def compile(f: Callable[..., Any]) -> Compiled:
 
     Arguments and result are nests of tensors, arrays and any other values. What f computes, assigns
     and leaves in `.grad` is what it does without compile, to rounding; gradients flow through it to
-    any order. MINIGRAD_COMPILE=0 has it run as it is. Raises CaptureError where f looks at a value.
+    any order, and its derivatives are programs too. A decorator, of methods as well.
+
+    Inputs are the tensors and arrays among the arguments, by shape and dtype, and every tensor that
+    existed before: weights, an optimizer's state and rate, the random generator; all are read at
+    each call. Outputs are the result, what f assigns, and `.grad`; they are committed together at
+    the end. Anything else that f went by (other arguments' values, numbers and objects around it,
+    `training`, no_grad, the backend) is part of what was captured: where it differs, f is captured
+    anew. Other effects of f on Python happen at a capture alone, and the report names them.
+
+    The result has `report()`, what was captured, why again, and what passes and backend made of it;
+    `source()`, the backend's text; `graph`, after all passes; `captures`, their number; and `f`.
+    MINIGRAD_COMPILE=0 has f run as it is, as it does within another capture and where f's tensors
+    lie on two backends. Raises CaptureError where f looks at a value (float, bool, item, numpy), or
+    uses a tensor that an earlier capture left behind; TypeError for a generator or a coroutine.
     """
     return f if isinstance(f, Compiled) else Compiled(f)
 
