@@ -21,7 +21,8 @@ BINARY = ("add", "subtract", "multiply", "maximum", "where", "matmul")
 class Writer:
     """Writes steps at random; every value is (N, N), wholes are (T, N, N)."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, native: bool = False) -> None:
+        self.native = native
         self.rng = np.random.default_rng(seed)
         self.steps: list[Any] = []
         self.wholes: list[Value] = []
@@ -44,6 +45,7 @@ class Writer:
     def one(self, pool: list[Any]) -> Value:
         """One more value out of some of those there are, small enough to go on."""
         kind, x = self.rng.integers(10), self.pick(pool)
+        kind = 9 if self.native and kind in (4, 5) else kind
         if kind == 0:
             return self.make(self.pick(list(UNARY)), x)
         if kind == 1:
@@ -86,7 +88,7 @@ class Writer:
         carried = [value() for _ in initial]
         indexed = [
             Indexed(value(), tuple(self.pick(pool) for _ in range(trips)))
-            for _ in range(rng.integers(2))
+            for _ in range(0 if self.native else rng.integers(2))
         ]
         sliced = []
         for whole in self.wholes:
@@ -106,7 +108,8 @@ class Writer:
         carries = [Carry(p, self.pick(results), x) for p, x in zip(carried, initial)]
         collected, stacked = [], []
         for _ in range(rng.integers(3)):
-            kept = [t for t in range(trips) if t == trips - 1 or rng.integers(2)]
+            last = trips - 1
+            kept = [t for t in range(trips) if t == last or (rng.integers(2) and not self.native)]
             collected.append(Collected(self.pick(results), {t: value() for t in kept}))
         for _ in range(rng.integers(3)):
             first = tuple(self.pick(pool) for _ in range(rng.integers(3)))
@@ -127,9 +130,13 @@ class Writer:
         return known
 
 
-def random_graph(seed: int) -> tuple[Graph, list[np.ndarray]]:
-    """A graph, and arrays for its inputs: four (N, N) and one (5, N, N)."""
-    writer = Writer(seed)
+def random_graph(seed: int, native: bool = False) -> tuple[Graph, list[np.ndarray]]:
+    """A graph, and arrays for its inputs: four (N, N) and one (5, N, N).
+
+    native: only what fold, whole and the other passes leave of most programs: loops that read and
+    keep rows of wholes, and ops that are kernels, views, products or joins.
+    """
+    writer = Writer(seed, native)
     inputs = [Value(Spec((N, N), FLOAT)) for _ in range(4)]
     inputs.append(Value(Spec((5, N, N), FLOAT)))
     constant = mg.Tensor(writer.rng.normal(size=(N, N)))

@@ -4,6 +4,28 @@ What is computed element by element, and what only shows elements elsewhere, is 
 somebody needs it in memory: a product, a join, a reduction, a loop, a result. That value then is an
 output of a kernel, whose body is everything between it and what lies in memory already. Outputs of
 one space whose operands are there at the same time share a kernel.
+
+>>> import minigrad as mg
+>>> def gated(x, W):
+...     i, g = mg.split(x @ W, 2, axis=1)
+...     return mg.sigmoid(i) * mg.tanh(g)
+>>> graph = mg.graph.capture(gated, mg.zeros((2, 3)), mg.zeros((3, 8))).graph
+>>> print(graph)
+graph(
+    %0: x0 (2, 3) float32,
+    %1: x1 (3, 8) float32,
+):
+  %2 = matmul(%0, %1)  (2, 8) float32
+  %3 = split(%2, ends=(4,), axis=1)  2 x (2, 4) float32
+  %4 = sigmoid(%3[0])  (2, 4) float32
+  %5 = tanh(%3[1])  (2, 4) float32
+  %6 = multiply(%4, %5)  (2, 4) float32
+  return %6
+>>> product, kernel = fuse(graph).steps
+>>> [step.op.name for step in kernel.op.body]
+['split', 'sigmoid', 'tanh', 'multiply']
+>>> kernel.operands == product.outputs, kernel.outputs == graph.outputs
+(True, True)
 """
 
 from __future__ import annotations

@@ -3,7 +3,32 @@
 An op's forward is NumPy's functions on arrays; run on minigrad's own functions, under a capture, it
 gives the instructions it is composed of, as logsumexp does. What calls itself that way (cumsum), or
 looks at values, stays. Einstein's sums, and products of one row or column for each matrix of a
-batch, become multiplications and sums, which kernels do in passing, or products.
+batch, become multiplications and sums, which kernels do in passing, or products. What slices are
+scattered to, their gradient, becomes a join with zeros.
+
+>>> import minigrad as mg
+>>> graph = mg.graph.capture(lambda x: mg.logsumexp(x, axis=0), mg.zeros((2, 3))).graph
+>>> print(graph)
+graph(
+    %0: x0 (2, 3) float32,
+):
+  %1 = logsumexp(%0, axis=(0,), keepdims=False)  (3,) float32
+  return %1
+>>> print(lower(graph))
+graph(
+    %0: x0 (2, 3) float32,
+):
+  %1 = max(%0, axis=(0,), keepdims=True)  (1, 3) float32
+  %2 = isfinite(%1)  (1, 3) bool
+  %3 = where(%2, %1, const(0.0, () float32))  (1, 3) float32
+  %4 = astype(%3, dtype=float32)  (1, 3) float32
+  %5 = subtract(%0, %4)  (2, 3) float32
+  %6 = exp(%5)  (2, 3) float32
+  %7 = sum(%6, axis=(0,), keepdims=True)  (1, 3) float32
+  %8 = log(%7)  (1, 3) float32
+  %9 = add(%8, %4)  (1, 3) float32
+  %10 = reshape(%9, shape=(3,))  (3,) float32
+  return %10
 """
 
 from __future__ import annotations
@@ -30,10 +55,10 @@ from minigrad.op import REGISTRY, Op
 from minigrad.ops import create, elementwise, linalg, reduce, shape
 from minigrad.ops.elementwise import multiply
 from minigrad.ops.linalg import matmul
-from minigrad.ops.shape import reshape, transpose
+from minigrad.ops.shape import concatenate, reshape, transpose
 from minigrad.spec import Spec
 
-EINSUM = REGISTRY["einsum"]
+EINSUM, SCATTER = REGISTRY["einsum"], REGISTRY["scatter"]
 
 
 def lower(graph: Graph) -> Graph:
@@ -105,9 +130,11 @@ def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: Statics) -> 
             return einstein(xs, static["terms"], static["result"])
         if op is PRODUCT:
             return vector_product(*xs)
+        if op is SCATTER:
+            return among_zeros(*xs, **static)
         return op.forward(_Functions(), *xs, **static)
 
-    if op.namespace != "xp":
+    if op.namespace != "xp" and op is not SCATTER:
         return None
     given = [create.zeros(s.shape, s.dtype) for s in specs]
     try:
@@ -126,6 +153,29 @@ def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: Statics) -> 
 def _result(op: Op, specs: Sequence[Spec], static: Any) -> tuple[Any, Any]:
     spec = op.shape(*specs, **static)
     return tuple(spec.shape), spec.dtype
+
+
+def among_zeros(values: Any, template: Sequence[Any], shape: Sequence[int]) -> Any:
+    """Zeros with values where a template of integers, None and slices of step 1 points."""
+    items = [item for item in template if item is not None]
+    items += [slice(None)] * (len(shape) - len(items))
+    bounds = [
+        range(n)[slice(item, item + 1 or None) if isinstance(item, int) else item]
+        for item, n in zip(items, shape, strict=True)
+    ]
+    if any(len(b) > 1 and b.step != 1 for b in bounds):
+        raise ValueError("elements that are not neighbours")
+    y = reshape(values, tuple(len(b) for b in bounds))
+    for axis, (b, n) in enumerate(zip(bounds, shape, strict=True)):
+        before = b[0] if b else n
+
+        def zeros(count: int, y: Any = y, axis: int = axis) -> Any:
+            return create.zeros((*y.shape[:axis], count, *y.shape[axis + 1 :]), values.dtype)
+
+        parts = [zeros(before), y, zeros(n - before - len(b))]
+        parts = [part for part in parts if part is y or part.shape[axis]]
+        y = concatenate(parts, axis=axis) if len(parts) > 1 else y
+    return y
 
 
 # --- sums of products ----------------------------------------------------------------------------

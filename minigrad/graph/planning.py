@@ -3,6 +3,41 @@
 A value that is a row of a loop's whole, a part of a join, or a result, is written right there. The
 others have scratch memory, which values that are not alive at the same time share. Carries that no
 whole keeps run through a ring of delay + 1 slots.
+
+>>> import minigrad as mg
+>>> def rnn(xs, W):
+...     h, hs = mg.zeros((2, 4)), []
+...     for x in xs:
+...         h = mg.tanh(x + h @ W)
+...         hs.append(h)
+...     return mg.stack(hs)
+>>> graph = mg.graph.capture(rnn, mg.zeros((3, 2, 4)), mg.zeros((4, 4))).graph
+>>> for optimise in (*mg.graph.PASSES, mg.graph.fuse):
+...     graph = optimise(graph)
+>>> print(graph)  # doctest: +ELLIPSIS
+graph(
+    %0: x0 (3, 2, 4) float32,
+    %1: x1 (4, 4) float32,
+):
+  for t in 3:
+    %2 = %0[t]  (2, 4) float32
+    %3 = delay 1 of %..., first const(0.0, (2, 4) float32)  (2, 4) float32
+    %4 = matmul(%3, %1)  (2, 4) float32
+    ...
+    %... -> %...[t]  (3, 2, 4) float32
+  return %...
+>>> found = plan(graph, lambda step: False)
+>>> [loop] = graph.loops()
+>>> def place(value):
+...     return found.places[value].buffer.kind, [move[1:] for move in found.places[value].moves]
+>>> place(loop.sliced[0].parameter)  # a row of the input, 8 elements further each time
+('input', [(8,)])
+>>> place(loop.carries[0].parameter)  # slot t modulo 2 of a ring
+('scratch', [(0, 2, 8)])
+>>> place(loop.body[0].outputs[0])  # the product: always at the same place
+('scratch', [])
+>>> place(loop.carries[0].result)  # the kernel's: a row of the result; a copy goes to the ring
+('output', [(8,)])
 """
 
 from __future__ import annotations

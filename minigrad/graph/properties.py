@@ -31,10 +31,10 @@ class _Element:
     dtype = np.dtype("float32")
 
     def astype(self, dtype: Any) -> _Element:
-        return self
+        return _Element()
 
     def _operator(self, *others: Any) -> _Element:
-        return self
+        return _Element()
 
     def __bool__(self) -> bool:
         raise TypeError("nothing is known of an element")
@@ -147,7 +147,9 @@ def views(step: Instruction, of: View | None = None) -> list[View] | None:
     """The outputs as views of the only operand, itself a view of an array; None if one copies."""
     if len(step.operands) != 1 or not isinstance(step.operands[0], Value):
         return None
-    if step.op.namespace != "xp" or has_counter(step.static) or looks_at_values(step):
+    if step.op.namespace != "xp" or is_elementwise(step.op):
+        return None
+    if has_counter(step.static) or looks_at_values(step):
         return None
     key = hashable(step.static)
     return _views(step.op, key, Statics(step.static), of or contiguous(step.operands[0].spec.shape))
@@ -176,11 +178,30 @@ def _views(op: Op, key: Any, static: Statics, of: View) -> list[View] | None:
     parts = made if op.outputs else [made]
     found = []
     for part in parts:
+        if isinstance(part, np.generic):  # NumPy takes a single element out of its array
+            return _element(op, static, of)
         if part.dtype != memory.dtype or (part.size and not np.may_share_memory(part, memory)):
             return None
         offset = _address(part) - _address(memory) if part.size else 0
         found.append(View(tuple(part.shape), tuple(part.strides), offset))
     return found
+
+
+def _element(op: Op, static: Statics, of: View) -> list[View] | None:
+    """The one element that an op takes from an array, found by its value among random ones."""
+    size = math.prod(of.shape)
+    found = set()
+    for seed in range(8):
+        numbers = np.random.default_rng(seed).choice(8 * size, size, replace=False) - 4 * size
+        element = op.forward(np, numbers.reshape(of.shape), **static)
+        same = np.flatnonzero(numbers == element)
+        if element.dtype != numbers.dtype or len(same) != 1:
+            return None
+        found.add(int(same[0]))
+    if len(found) > 1:  # the greatest, say
+        return None
+    places = zip(np.unravel_index(found.pop(), of.shape), of.strides, strict=True)
+    return [View((), (), of.offset + sum(int(i) * s for i, s in places))]
 
 
 def _address(array: np.ndarray) -> int:

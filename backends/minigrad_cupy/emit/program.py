@@ -84,7 +84,7 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph, self.backend, self.xp = fuse(graph), backend, backend.xp
+        self.graph, self.backend, self.xp = fuse(graph, is_writable), backend, backend.xp
         self.plan = plan(self.graph, is_foreign)
         self.lock = threading.Lock()
         self.names: dict[str, str] = {}  # of kernels by their texts

@@ -291,8 +291,10 @@ class Loops:
         dtype = self.gathered(write)
         if write.folded in START:
             return self.lanes.constant(START[write.folded], dtype)
-        ends = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
-        low, high = (-np.inf, np.inf) if dtype.kind == "f" else (ends.min, ends.max)
+        low, high = -np.inf, np.inf
+        if dtype.kind != "f":
+            ends = np.iinfo(dtype) if dtype.kind != "b" else None
+            low, high = (ends.min, ends.max) if ends else (False, True)
         return self.lanes.constant(low if write.folded == "max" else high, dtype)
 
     def combine(self, write: Write, a: Vector, b: Vector) -> Vector:

@@ -136,14 +136,16 @@ class Function:
         Loops(self, Nest(self.plan, step), bounds).write(split)
 
     def copies(self, step: Step) -> None:
-        found = list(self.plan.copies.get(step, ())) if not isinstance(step, Loop) else []
+        parts = list(self.plan.copies.get(step, ())) if not isinstance(step, Loop) else []
+        wholes = []
         if not (isinstance(step, Instruction) and isinstance(step.op, Kernel)):
             for value in step.outputs:
-                found += [Copy(value, place) for place in self.plan.stores.get(value, ())]
-        for copy in found:
-            self.copy(copy, split=True)
-        if found:
-            self.barrier()
+                wholes += [Copy(value, place) for place in self.plan.stores.get(value, ())]
+        for found in (parts, wholes):  # of which the second may read what the first writes
+            for copy in found:
+                self.copy(copy, split=True)
+            if found:
+                self.barrier()
 
     def copy(self, copy: Copy, split: bool = False, bounds: Any = None) -> None:
         Loops(self, CopyNest(self.plan, copy), bounds).write(split)

@@ -1,0 +1,99 @@
+"""Numba's programs for tests: compiled without LLVM's optimiser, and shared among many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from llvmlite import binding
+from minigrad_numba.emit import library, nests, objects, pool, running, target
+
+import minigrad as mg
+from minigrad.graph import Graph, evaluate, fuse
+from minigrad.op import bare
+from tests import graph_programs as programs
+
+_compiled: dict[str, objects.Library] = {}
+
+
+def quickly(module: Any) -> objects.Library:
+    """objects.compile in a tenth of its time: the same instructions, none of them improved."""
+    text = str(module)
+    if text not in _compiled:
+        host, parsed = target.host(), binding.parse_assembly(text)
+        parsed.verify()
+        machine = binding.Target.from_triple(host.triple).create_target_machine(
+            cpu=host.cpu, features=host.features, opt=0, codemodel="jitdefault", jit=True,
+            reloc="default" if host.arm else "static",
+        )  # fmt: skip
+        parsed.triple, parsed.data_layout = machine.triple, str(machine.target_data)
+        _compiled[text] = objects.Library(machine.emit_object(parsed))
+    return _compiled[text]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs compile without LLVM's optimiser."""
+    library.load()
+    monkeypatch.setattr(objects, "compile", quickly)
+
+
+def program(graph: Graph, threads: int = 1) -> running.Program:
+    """The program of a graph on so many threads, among which all of its work is shared."""
+    with pytest.MonkeyPatch.context() as patch, mg.use_backend("numba"):
+        patch.setattr(pool, "threads", lambda: threads)
+        patch.setattr(running, "SMALL", -1)
+        patch.setattr(nests, "SMALL", 0 if threads > 1 else nests.SMALL)
+        return running.Program(graph, mg.resolve("numba"))
+
+
+def close(found: Sequence[np.ndarray], expected: Sequence[Any], tolerance: float) -> None:
+    """Shapes, dtypes and values; float values relative to the greatest of their array."""
+    for i, (x, y) in enumerate(zip(found, expected, strict=True)):
+        y = y.numpy() if isinstance(y, mg.Tensor) else y
+        assert x.shape == y.shape and x.dtype == y.dtype, i
+        if x.dtype.kind == "f":
+            size = np.abs(y[np.isfinite(y)]).max(initial=1e-3)
+            np.testing.assert_allclose(
+                x, y, rtol=0, atol=tolerance * size, equal_nan=True, err_msg=f"output {i}"
+            )
+        else:
+            assert (x == y).all(), i
+
+
+def agrees(
+    graph: Graph,
+    inputs: Sequence[Any],
+    threads: Sequence[int] = (1, 3),
+    tolerance: float = 1e-12,
+    optimise: bool = True,
+) -> running.Program:
+    """A graph's native program gives what the captured graph does; returns the last one.
+
+    Twice the same bits, no input written, and no result of the first call by the second.
+    """
+    with mg.use_backend("numba"), np.errstate(all="ignore"):
+        expected = evaluate(graph, inputs)
+        made = programs.optimised(graph) if optimise else graph
+        arrays = [bare(x) for x in inputs]
+        before = [a.tobytes() for a in arrays]
+        for count in threads:
+            found = program(made, count)
+            assert found.pool.threads == count
+            first = found(arrays)
+            close(first, expected, tolerance)
+            second = found(arrays)
+            assert [a.tobytes() for a in arrays] == before
+            for x, y in zip(first, second, strict=True):
+                assert x.tobytes() == y.tobytes()
+            others = [a * 0.5 if a.dtype.kind == "f" else a for a in arrays]
+            found(others)
+            close(first, expected, tolerance)
+    return found
+
+
+def fused(graph: Graph) -> Graph:
+    """What the program of a graph runs."""
+    return fuse(programs.optimised(graph), nests.is_vector)
