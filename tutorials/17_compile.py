@@ -524,8 +524,9 @@ assert np.allclose(g.numpy(), mg.grad(energy)(xs).numpy(), rtol=1e-10, atol=1e-1
 #
 # Eager against compiled, float32, in alternation: whatever else your machine does then falls on
 # both. Medians, and the smallest and the largest of the rounds' ratios; with few rounds on a busy
-# machine believe the first digit. Nothing is asserted: what you see is true of your machine, this
-# backend and these sizes.
+# machine believe the first digit, if that. (NumPy's products use several threads, which wait for
+# each other where cores are busy: OPENBLAS_NUM_THREADS=1 then is faster.) Nothing is asserted: what
+# you see is true of your machine, this backend and these sizes.
 
 # %%
 mg.set_default_dtype("float32")
