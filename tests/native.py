@@ -11,7 +11,7 @@ from llvmlite import binding
 from minigrad_numba.emit import library, nests, objects, pool, running, target
 
 import minigrad as mg
-from minigrad.graph import Graph, evaluate, fuse
+from minigrad.graph import Graph, evaluate
 from minigrad.op import bare
 from tests import graph_programs as programs
 
@@ -92,8 +92,3 @@ def agrees(
             found(others)
             close(first, expected, tolerance)
     return found
-
-
-def fused(graph: Graph) -> Graph:
-    """What the program of a graph runs."""
-    return fuse(programs.optimised(graph), nests.is_vector)

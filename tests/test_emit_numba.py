@@ -66,19 +66,24 @@ def some(names, few):
 
 @pytest.mark.parametrize("name", some(programs.PROGRAMS, programs.FEW))
 def test_programs(name):
-    agrees(*programs.PROGRAMS[name]())
+    agrees(*programs.PROGRAMS[name](), threads=(2,) if name in programs.FEW else (1, 2, 3))
 
 
-FOREIGN = ("training recurrent dropout", "sampling", "rtrl", "language model", "checkpoint")
-FOREIGN += ("tbptt", "composed", "second axis", "attention")
+SIZES_OF = [(1, 1), (1, 7), (2, 2), (3, 1), (3, 3), (5, 7)]
 
 
-@pytest.mark.parametrize("T", [1, 2, 3, 5])
-@pytest.mark.parametrize("B", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    ("T", "B"),
+    [
+        pytest.param(T, B, marks=[] if (T, B) in SIZES_OF else pytest.mark.slow)
+        for T in (1, 2, 3, 5)
+        for B in (1, 2, 3, 7)
+    ],
+)
 def test_lengths_and_batches(T, B):
     H = {1: 1, 2: 3, 3: 9, 7: 17}[B]
-    for kind in ("lstm", "gru") if T == 3 else ("lstm",):
-        agrees(*programs.lstm_step(T, B, H, H, kind=kind), threads=(1, 2, 3) if T > 2 else (3,))
+    for kind in ("lstm", "gru") if T == B else ("lstm",):
+        agrees(*programs.lstm_step(T, B, H, H, kind=kind), threads=(1, 2, 3) if T == 5 else (3,))
 
 
 @pytest.mark.slow
@@ -101,13 +106,13 @@ def test_float32(name):
 
 
 def test_random_programs():
-    for seed in range(20):
+    for seed in range(8):
         agrees(*programs.pooled(seed), threads=(1 + seed % 3,))
 
 
 @pytest.mark.slow
 def test_more_random_programs():
-    for seed in range(20, 300):
+    for seed in range(8, 300):
         agrees(*programs.pooled(seed))
 
 
@@ -119,18 +124,19 @@ def loops(seeds):
 
 
 def test_random_loops():
-    loops(range(40))
+    loops(range(12))
 
 
 @pytest.mark.slow
 def test_more_random_loops():
-    loops(range(40, 500))
+    loops(range(12, 500))
 
 
-def test_every_op():
+@pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_every_op(part):
     """A sample of each row of the op table, inputs in several layouts."""
     layouts = (None, "fortran", "negative strides", "every other")
-    for i, row in enumerate(ROWS):
+    for i, row in list(enumerate(ROWS))[part::3]:
         for call in list(calls(row))[:1]:
             if not call.arrays:
                 continue
@@ -275,7 +281,7 @@ SHAPES = st.lists(SIZES, min_size=1, max_size=4).map(tuple)
 FOLDS = {"sum": "fib", "max": "fib", "min": "fib", "any": "b", "all": "b"}
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(shape=SHAPES, name=st.sampled_from(sorted(FOLDS)), keep=st.booleans(), data=st.data())
 def test_reductions(shape, name, keep, data):
     """Over every choice of axes, of every kind of number, of what kernels compute or read."""
@@ -299,7 +305,7 @@ def test_reductions(shape, name, keep, data):
     ) else None  # fmt: skip
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(shape=SHAPES, data=st.data())
 def test_broadcasting_and_views_in_kernels(shape, data):
     def part():
@@ -357,7 +363,7 @@ def test_products(dtype):
             part = mg.concatenate([x, x], axis=-1)[..., : x.shape[-1]]
             return x @ y, turned(x) @ y, x @ turned(y), mg.tanh(part @ y) + 1.0
 
-        native(f, x, y, threads=(1, 3), tolerance=1e-13 if dtype == "float64" else 2e-5)
+        native(f, x, y, threads=(3,), tolerance=1e-13 if dtype == "float64" else 2e-5)
 
 
 def test_products_of_integers_and_of_transposed_inputs():
@@ -482,7 +488,7 @@ def test_loops_without_rows_of_their_own():
             return mg.stack(hs), mg.pullback(mg.sum(h), [xs, W], allow_unused=True)
 
         args = tensor(5, *shape), tensor(3, 3), tensor(*shape, seed=2)
-        found = agrees(*programs.captured(f, *args), threads=(1, 2, 3))
+        found = agrees(*programs.captured(f, *args), threads=(3,))
         assert "one thread" in found.report(), name
 
 

@@ -83,12 +83,12 @@ def test_programs(name):
 
 
 def test_random_programs():
-    for seed in range(25):
+    for seed in range(12):
         same(*programs.pooled(seed))
 
 
 def test_random_loops():
-    for seed in range(40):
+    for seed in range(25):
         graph, arrays = random_graph(seed)
         same(graph, [mg.Tensor(a) for a in arrays])
 
@@ -157,7 +157,10 @@ def test_elementwise_ops_are_those_whose_results_change_with_their_own_elements_
                 if shapes == {()} or math.prod(*shapes) < 2 or step.op.outputs:
                     continue
                 seen.add(step.op.name)
-                assert is_elementwise(step.op) == moves_alone(step, values), step.op
+                shifts = step.op.name == "random_uniform"  # bits, as no array is asked to
+                assert is_elementwise(step.op) == (moves_alone(step, values) and not shifts), (
+                    step.op
+                )
     assert {"tanh", "add", "flip", "maximum"} <= seen
 
 

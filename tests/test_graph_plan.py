@@ -218,7 +218,7 @@ def test_programs(name):
 
 
 def test_random_programs():
-    for seed in range(15):
+    for seed in range(8):
         graph, inputs = programs.pooled(seed)
         sound(programs.optimised(graph), inputs)
 
@@ -231,12 +231,12 @@ def loops(seeds):
 
 
 def test_random_loops():
-    loops(range(40))
+    loops(range(20))
 
 
 @pytest.mark.slow
 def test_more_random_loops():
-    loops(range(40, 600))
+    loops(range(20, 600))
 
 
 # --- where things lie ----------------------------------------------------------------------------

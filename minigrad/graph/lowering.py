@@ -38,6 +38,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
+from minigrad.backend import current
 from minigrad.errors import MinigradError
 from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
 from minigrad.graph.properties import (
@@ -110,7 +111,8 @@ def composition(step: Instruction) -> Graph | None:
     ):
         return None
     specs = tuple(x.spec for x in _values(step))
-    return _composition(step.op, specs, hashable(step.static), Statics(step.static))
+    key = (hashable(step.static), current())  # constants in it belong to a backend
+    return _composition(step.op, specs, key, Statics(step.static))
 
 
 class _Functions:

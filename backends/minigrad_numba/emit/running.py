@@ -20,7 +20,7 @@ from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
 from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
 
-from . import library, nests, objects, pool, target
+from . import library, objects, pool, support, target
 from .arenas import LINE, Arena, arena
 from .program import Function
 
@@ -72,7 +72,7 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph, self.backend = fuse(graph, nests.is_vector), backend
+        self.graph, self.backend = fuse(graph, support.is_vector), backend
         large = sum(1 for _ in self.graph.walk()) > MOST
 
         def is_outside(step: Step) -> bool:
