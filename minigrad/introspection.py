@@ -81,16 +81,17 @@ def version_lines() -> Iterator[str]:
 
 
 def _blas() -> str:
-    """NumPy's BLAS library, and for which processor it has chosen its kernels."""
+    """NumPy's BLAS library, for which processor it chose its kernels, and its threads."""
     built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     name = f"{built.get('name')} {built.get('version')}"
     package = Path(np.__file__).parent
-    for folder in (package.parent / "numpy.libs", package / ".dylibs"):
-        for path in sorted(folder.glob("*openblas*")):
-            try:
-                core = ctypes.CDLL(str(path)).scipy_openblas_get_corename64_
-            except (OSError, AttributeError):
-                continue
-            core.restype = ctypes.c_char_p
-            return f"{name} for {core().decode()}"
+    linux, mac = package.parent.glob("numpy.libs/*openblas*"), package.glob(".dylibs/*openblas*")
+    for path in sorted([*linux, *mac]):
+        try:
+            blas = ctypes.CDLL(str(path))
+            core = blas.scipy_openblas_get_corename64_
+        except (OSError, AttributeError):
+            continue
+        core.restype = ctypes.c_char_p
+        return f"{name} for {core().decode()}, {blas.scipy_openblas_get_num_threads64_()} threads"
     return name

@@ -27,7 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a model may write what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     parser = _parser()
-    options = parser.parse_args(argv)
+    options, surplus = parser.parse_known_args(argv)
+    if surplus:
+        hint = "; --model FILE names the model" if options.command == "sample" else ""
+        parser.error(f"unrecognized arguments: {' '.join(surplus)}{hint}")
     if options.command is None:
         parser.print_help()
         return 0

@@ -9,7 +9,7 @@ import minigrad as mg
 from minigrad import arguments, tree
 from minigrad.nn import Dropout, Module, Parameter
 from minigrad_rnn.randomness import row_shape, sample_keys, sample_numbers, step_keys
-from minigrad_rnn.unrolling import real_steps, step_flags, unroll
+from minigrad_rnn.unrolling import outcome, real_steps, step_flags, unroll
 
 MERGES = ("concat", "sum", "mul", "ave", None)
 
@@ -42,7 +42,7 @@ class Stack(Module):
             raise mg.ShapeError(f"Stack: {len(self.cells)} cells got a state of {len(state)} parts")
         states = []
         for depth, (cell, part) in enumerate(zip(self.cells, state, strict=True)):
-            x, new = cell(self.dropout(x, sample_keys()) if depth else x, part)
+            x, new = outcome(cell, self.dropout(x, sample_keys()) if depth else x, part)
             states.append(new)
         return x, tuple(states)
 
@@ -58,7 +58,7 @@ class Residual(Module):
         return self.cell.initial_state(batch)
 
     def __call__(self, x: mg.Tensor, state: Any) -> tuple[mg.Tensor, Any]:
-        y, state = self.cell(x, state)
+        y, state = outcome(self.cell, x, state)
         if y.shape != x.shape:
             raise mg.ShapeError(
                 f"Residual: input {x.shape} and output {y.shape} are added and must be of one shape"
@@ -77,7 +77,7 @@ class EmitState(Module):
         return self.cell.initial_state(batch)
 
     def __call__(self, x: Any, state: Any) -> tuple[tuple[Any, Any], Any]:
-        y, state = self.cell(x, state)
+        y, state = outcome(self.cell, x, state)
         return (y, state), state
 
 

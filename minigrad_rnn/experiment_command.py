@@ -64,8 +64,8 @@ def experiment(options: argparse.Namespace) -> int:
     todo = [(v, s) for v in asked.variants for s in seeds if (v, s) not in results]
     print(f"question  {asked.question} (row {asked.row} of the lectures)")
     print(
-        f"running   {len(todo)} of {len(asked.variants)} variants x {len(seeds)} seeds {running()}; "
-        f"each is saved to {path} as it ends",
+        f"running   {len(todo)} of {len(asked.variants)} variants x {len(seeds)} seeds "
+        f"{running()}; each is saved to {path} as it ends",
         flush=True,
     )
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad import tree
 from minigrad.nn import Embedding, Linear, Module
 from minigrad_rnn.cells import GRUCell, LSTMCell, RNNCell
 from minigrad_rnn.compose import Stack
@@ -17,6 +18,10 @@ from minigrad_rnn.decode import check_choices, draw
 from minigrad_rnn.text import Vocabulary, WordVocabulary
 from minigrad_rnn.unrolling import unroll
 
+PARTS = 50  # of a long text, which a score reads side by side
+WARM = 200  # characters before a part that tell in which state it begins
+PASSES = 3  # readings until these states agree
+CHUNK = 50  # steps at a time, so that the logits of PARTS words stay small
 CELLS: dict[str, Callable[[int, int], Any]] = {"lstm": LSTMCell, "gru": GRUCell, "rnn": RNNCell}
 
 
@@ -103,14 +108,44 @@ def bits_per_character(
 ) -> float:
     """The mean of -log2 P(character | all before it) over a text (N,), from the second one on.
 
-    One pass, with the state carried from the first character to the last. characters: how many
+    What one pass gives that carries the state from the first character to the last, to rounding: a
+    long text is read in parts side by side, each begun in the state in which the part before ends,
+    and in one part after all where no number of readings finds those states. characters: how many
     ids[1:] stand for, where the symbols are words. Raises ValueError for a text of fewer than two.
     """
     if len(ids) < 2:
         raise ValueError(f"a score needs at least 2 characters, got {len(ids)}")
     with evaluating(model):
-        nats, _ = log_loss(model, ids[:, None], model.initial_state(1), progress=progress)
+        nats, rest, state = _in_parts(model, ids, progress)
+        nats += log_loss(model, rest[:, None], state, progress=progress)[0]
     return nats / math.log(2) / (characters or len(ids) - 1)
+
+
+def _in_parts(
+    model: CharacterModel, ids: np.ndarray, progress: Progress | None
+) -> tuple[float, np.ndarray, Any]:
+    """Nats of the text's PARTS parts, what is left to read, and the state to read it from.
+
+    The ends of the parts tell where those after them begin, well enough if the model forgets.
+    """
+    zero, length = model.initial_state(PARTS), (len(ids) - 1) // PARTS
+    if length < 2 * WARM:
+        return 0.0, ids, model.initial_state(1)
+    columns = ids[length * np.arange(PARTS) + np.arange(length + 1)[:, None]]
+    _, end = log_loss(model, columns[-WARM:], zero, CHUNK)
+    for _ in range(PASSES):
+        start = tree.map(lambda z, s: mg.concatenate([z[:1], s[:-1]]), zero, end)
+        nats, end = log_loss(model, columns, start, CHUNK, progress)
+        progress = None  # has heard of all of it
+        pairs = zip(tree.flatten(start)[0], tree.flatten(end)[0])
+        if all(_near(a.numpy()[1:], b.numpy()[:-1]) for a, b in pairs):
+            return nats, ids[PARTS * length :], tree.map(lambda s: s[-1:], end)
+    return 0.0, ids, model.initial_state(1)
+
+
+def _near(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two states differ by so little that the score does not: a part forgets its start."""
+    return bool((abs(a - b) <= 10 * np.finfo(a.dtype).eps ** 0.5 * np.maximum(1, abs(b))).all())
 
 
 def usual_prime(vocabulary: Vocabulary) -> str:

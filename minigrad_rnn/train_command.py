@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 import minigrad as mg
 from minigrad_rnn import text
-from minigrad_rnn.language import generate, log_loss, usual_prime
+from minigrad_rnn.language import evaluating, generate, log_loss, usual_prime
 from minigrad_rnn.session import EPOCHS, THREADS, Session, Settings, circumstances
 
 DEFAULT_MODEL = "minigrad-rnn.safetensors"
@@ -54,9 +54,9 @@ def train(options: argparse.Namespace) -> int:
     else:
         corpus = text.Corpus.of(text.read_text(options.text), options.text)
     session = _resumed(options, path, corpus) if options.resume else _new(options, corpus)
-    steps, deadline = _plan(options, session, started)
+    steps, deadline, pace = _plan(options, session, started)
     session.settings = dataclasses.replace(session.settings, steps=steps)
-    return _Run(session, path, options, started, deadline).run()
+    return _Run(session, path, options, started, deadline, pace).run()
 
 
 def _new(options: argparse.Namespace, corpus: text.Corpus) -> Session:
@@ -86,19 +86,23 @@ def _resumed(options: argparse.Namespace, path: Path, corpus: text.Corpus) -> Se
     return session
 
 
-def _plan(options: argparse.Namespace, session: Session, started: float) -> tuple[int, float]:
-    """The step at which to end, and the time after which none is begun."""
+Pace = tuple[float, float]  # seconds that a step takes, and what follows an epoch
+Plan = tuple[int, float, Pace | None]
+
+
+def _plan(options: argparse.Namespace, session: Session, started: float) -> Plan:
+    """The step at which to end, the time after which none is begun, and the pace if measured."""
     if options.steps is not None:
-        return int(options.steps), math.inf
+        return int(options.steps), math.inf, None
     if options.minutes is not None:
         return _measured_plan(60 * options.minutes, session, started)
     if options.epochs is None and options.resume:
-        return session.settings.steps, math.inf
+        return session.settings.steps, math.inf, None
     epochs = EPOCHS if options.epochs is None else options.epochs
-    return max(1, round(epochs * session.per_epoch)), math.inf
+    return max(1, round(epochs * session.per_epoch)), math.inf, None
 
 
-def _measured_plan(seconds: float, session: Session, started: float) -> tuple[int, float]:
+def _measured_plan(seconds: float, session: Session, started: float) -> Plan:
     """A plan that ends `seconds` after the start, measured on steps that count for nothing."""
     with session.rehearsal():
         session.advance()  # compiles what is to be compiled
@@ -107,17 +111,24 @@ def _measured_plan(seconds: float, session: Session, started: float) -> tuple[in
             session.advance()
             made += 1
         per_step = (time.perf_counter() - begin) / made
-        piece, begin = session.held_out[:201], time.perf_counter()
-        log_loss(session.model, piece, session.model.initial_state(piece.shape[1]))
-        validation = (time.perf_counter() - begin) * len(session.held_out) / len(piece)
         _draw_curve(session, io.BytesIO())  # loads matplotlib
         begin = time.perf_counter()
-        _written(session, CLOSING_SAMPLE)
         _draw_curve(session, io.BytesIO())
-    closing = validation + time.perf_counter() - begin  # what follows the last step, and epochs
+        closing = time.perf_counter() - begin + _closing(session)
     left = seconds - (time.perf_counter() - started) - closing
     steps = max(1, int(left / (per_step + closing / session.per_epoch)))
-    return session.step + steps, started + GRACE * seconds - closing
+    return session.step + steps, started + GRACE * seconds - closing, (per_step, closing)
+
+
+def _closing(session: Session) -> float:
+    """Seconds that validation and the sample after an epoch take, measured on a piece of each."""
+    piece, begin = session.held_out[:51], time.perf_counter()
+    with evaluating(session.model):
+        log_loss(session.model, piece, session.model.initial_state(piece.shape[1]))
+    validation = (time.perf_counter() - begin) * len(session.held_out) / len(piece)
+    begin = time.perf_counter()
+    _written(session, CLOSING_SAMPLE // 4)
+    return validation + 4 * (time.perf_counter() - begin)
 
 
 class _Run:
@@ -130,8 +141,10 @@ class _Run:
         options: argparse.Namespace,
         started: float,
         deadline: float,
+        pace: Pace | None,
     ) -> None:
         self.session, self.path, self.options, self.started = session, path, options, started
+        self.pace = pace
         self.saved_step, self.saved_at, self.deadline = session.step, started, deadline
         self.interrupted = self.expected = self.sampled = self.late = False
 
@@ -182,7 +195,7 @@ class _Run:
             f"training  steps {session.step + 1:,} to {settings.steps:,} "
             f"({settings.steps / session.per_epoch:.3g} epochs), {settings.batch} streams of "
             f"{settings.seq} characters a step\n"
-            f"running   {running()}, {made['threads']} threads; saved to "
+            f"running   {running()}, {made['threads']} threads in matrix products; saved to "
             f"{self.path} every {SAVE_EVERY:.0f} s (the save before it: "
             f"{_beside(self.path, f'.1{self.path.suffix}')}), losses to "
             f"{_beside(self.path, '.csv')}; Ctrl-C saves and stops",
@@ -282,10 +295,14 @@ class _Run:
         return loss
 
     def _expect(self, bar: Any, now: float, per_step: float) -> None:
-        self.expected = True
-        seconds = (self.session.settings.steps - self.session.step) * per_step
+        self.expected, session = True, self.session
+        made, steps, per_epoch = session.step, session.settings.steps, session.per_epoch
+        per_step, closing = self.pace or (per_step, _closing(session))
+        ends = math.ceil(steps / per_epoch) - made // per_epoch  # of epochs, and the last step
+        seconds = (steps - made) * per_step + ends * closing
         bar.clear()
-        bar.write(f"expected  {duration(min(seconds, self.deadline - now))}")
+        late = self.deadline + closing - now
+        bar.write(f"expected  {duration(min(seconds, late))}")
         sys.stdout.flush()
 
     def _between_steps(self, bar: Any, now: float) -> None:

@@ -41,7 +41,8 @@ def unroll(
     batch or on padding. A cell of your own draws with the keys of `randomness.sample_keys()`.
     Tensors among lengths, mask and resets stay tensors, inputs of a captured function as xs is;
     there a length above T counts as T, because only lengths that can be read are checked.
-    Raises ShapeError and ValueError for sequences, masks, lengths and states that do not fit.
+    Raises ShapeError and ValueError for sequences, masks, lengths and states that do not fit, and
+    for a state whose shapes change; TypeError for a cell that returns no pair (y, state).
     """
     leaves = [x for x in tree.flatten(xs)[0] if x is not None]
     T, B = _extent(leaves, steps, state)
@@ -58,21 +59,23 @@ def unroll(
     anew = step_flags(resets, T, B, "resets", home)
     if anew is not None and keep is not None:
         anew = anew & keep
+    step = cell
     if samples is not None:
-        cell, xs = drawing_cell(cell), (xs, step_keys(samples, T, keep, home).words)
+        step, xs = drawing_cell(cell), (xs, step_keys(samples, T, keep, home).words)
     inputs = _inputs(xs, T)
     ys: list[Any] = [None] * T
     for t in reversed(range(T)) if reverse else range(T):
         x = inputs[t]
         if anew is not None:
             state = _choose(anew[t], start, state)
-        if keep is None:
-            ys[t], state = cell(x, state)
-        else:
-            y, new = cell(_choose(keep[t], x, BLANK), state)
-            ys[t], state = _choose(keep[t], y, BLANK), _choose(keep[t], new, state)
+        y, new = outcome(step, x if keep is None else _choose(keep[t], x, BLANK), state, cell)
+        if _shapes(new) != _shapes(state):
+            _refuse(cell, t, _shapes(state), _shapes(new))
+        if keep is not None:
+            y, new = _choose(keep[t], y, BLANK), _choose(keep[t], new, state)
+        ys[t], state = y, new
     if T == 0:
-        return _no_outputs(cell, xs, state), state
+        return _no_outputs(step, xs, state), state
     return tree.map(lambda *parts: mg.stack(parts), *ys), state
 
 
@@ -102,14 +105,42 @@ def _extent(leaves: Sequence[Any], steps: int | None, state: Any) -> tuple[int, 
 def first_state(cell: Any, batch: int, caller: str = "unroll") -> Any:
     """cell.initial_state(batch), or ValueError where the cell has none."""
     if not hasattr(cell, "initial_state"):
-        name = getattr(cell, "__name__", type(cell).__name__)
-        raise ValueError(f"{caller}: {name} has no initial_state(batch); pass state=")
+        raise ValueError(f"{caller}: {_name(cell)} has no initial_state(batch); pass state=")
     return cell.initial_state(batch)
 
 
+def outcome(step: Any, x: Any, state: Any, cell: Any = None) -> tuple[Any, Any]:
+    """step(x, state), or TypeError, which names the cell, where that is no pair (y, state)."""
+    result = step(x, state)
+    if isinstance(result, tuple) and len(result) == 2:
+        return result
+    what = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+    raise TypeError(
+        f"{_name(cell or step)} returned {what}: a cell returns the pair (y, state), its output "
+        f"and its next state"
+    )
+
+
+def _name(cell: Any) -> str:
+    return str(getattr(cell, "__name__", type(cell).__name__))
+
+
+def _shapes(state: Any) -> list[tuple[int, ...]]:
+    return [getattr(s, "shape", ()) for s in tree.flatten(state)[0]]
+
+
+def _refuse(cell: Any, t: int, before: list[Any], after: list[Any]) -> None:
+    changed = [k for k, (a, b) in enumerate(zip(before, after)) if a != b]
+    where, old, new = "", f"{len(before)} parts", f"{len(after)} parts"
+    if len(before) == len(after):
+        where, old, new = f"part {changed[0]} of ", before[changed[0]], after[changed[0]]
+    raise mg.ShapeError(
+        f"unroll: {where}the state of {_name(cell)} changes from {old} to {new} at step {t}"
+    )
+
+
 def _check_state(cell: Any, state: Any, B: int) -> None:
-    expected = [tuple(s.shape) for s in tree.flatten(undrawn(cell.initial_state, B))[0]]
-    given = [tuple(getattr(s, "shape", ())) for s in tree.flatten(state)[0]]
+    expected, given = _shapes(undrawn(cell.initial_state, B)), _shapes(state)
     if expected != given:
         raise mg.ShapeError(
             f"unroll: {type(cell).__name__} expects a state of shapes {expected}, got {given}"
@@ -216,5 +247,5 @@ def _no_outputs(cell: Cell, xs: Any, state: Any) -> Any:
 
     with mg.no_grad():
         blank = tree.map(lambda x: None if x is None else zeros(x, x.shape[1:]), xs)
-        y, _ = cell(blank, state)
+        y, _ = outcome(cell, blank, state)
     return tree.map(lambda part: zeros(part, (0, *part.shape)), y)

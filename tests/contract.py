@@ -1,13 +1,16 @@
 """What minigrad asks of a backend, clause by clause: `python -m tests.contract SPEC` checks any.
 
 SPEC is what MINIGRAD_BACKEND takes: the name of an installed plug-in, or
-`module://package.module:attribute`. Authors of a backend run this first; a backend that passes may
-still lack functions in its namespace, which the op table's tests find (`pytest --backend SPEC`).
-It uses nothing of this project's other tests.
+`module://package.module:attribute`; run it from the root of this repository.
+Authors of a backend run this first; a backend that passes may still lack functions in its
+namespace, which the op table's tests find (`pytest --backend SPEC`). It uses nothing of this
+project's other tests.
 """
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -141,7 +144,9 @@ def kernels_are_ops_and_leave_their_operands_alone(backend: Any, spec: str) -> N
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     }
     for name, kernel in kernels.items():
-        demand(name in REGISTRY, f"{name!r} is a kernel of no op")
+        near = difflib.get_close_matches(str(name), REGISTRY, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        demand(name in REGISTRY, f"{name!r} is a kernel of no op{hint}")
         demand(callable(kernel), f"the kernel of {name} cannot be called")
     for name in set(unary) & set(kernels):
         for a in (np.linspace(0.1, 3, 12).reshape(3, 4), np.zeros((0, 3)) + 1, np.array(0.5)):
@@ -220,8 +225,21 @@ def check(spec: str) -> dict[str, str]:
     return broken
 
 
-if __name__ == "__main__":
-    found = check(sys.argv[1])
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.contract", description="Check a backend, clause by clause."
+    )
+    parser.add_argument(
+        "spec", help="what MINIGRAD_BACKEND takes: loud, or module://my_package:backend"
+    )
+    try:
+        found = check(parser.parse_args().spec)
+    except mg.MinigradError as error:
+        parser.error(str(error))
     for title in CLAUSES:
         print(f"FAIL  {title}: {found[title]}" if title in found else f"PASS  {title}")
-    sys.exit(bool(found))
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -102,7 +102,11 @@ def test_a_training_from_its_first_line_to_the_next_commands(folder: Path) -> No
     )
     assert re.match(r"model     1 x lstm, hidden 8: [\d,]+ parameters$", lines[1])
     assert re.match(r"training  steps 1 to \d+ \(2 epochs\), 4 streams of 10 characters", lines[2])
-    assert re.match(r"running   on backend numpy, 1 threads; saved to m\.npz every 10 s", lines[3])
+    assert re.match(
+        r"running   on backend numpy, compiled, 1 threads in matrix products; saved to m\.npz "
+        r"every 10 s",
+        lines[3],
+    )
     validations = re.findall(r"^step (\d+): validation (\d\.\d{4}) bits per character$", out, re.M)
     steps = int(validations[1][0])
     assert [int(step) for step, _ in validations] == [steps // 2, steps]
@@ -249,6 +253,42 @@ def test_minutes_end_by_the_clock_where_the_measurement_was_off(
     assert resume_line(said) == ["train", "--text", "t.txt", "--resume"]
     assert cli.main(resume_line(said)) == 0
     assert Session.load("minigrad-rnn.safetensors", _corpus("t.txt")).step == planned
+
+
+@pytest.mark.parametrize("how", [["--minutes", "1"], ["--epochs", "2"], ["--epochs", "1.5"]])
+def test_what_is_expected_includes_validation_and_samples(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: list[str]
+) -> None:
+    """A clock on which a step takes 0.1 s, a score 2 ms a character, and a sample 3 s."""
+    now, said_at = [0.0], []
+    advance, log_loss, expect = Session.advance, train_command.log_loss, train_command._Run._expect
+
+    def step(self: Session) -> float:
+        now[0] += 0.1
+        return advance(self)
+
+    def score(model: Any, ids: Any, *rest: Any, **how: Any) -> Any:
+        now[0] += 0.002 * len(ids)
+        return log_loss(model, ids, *rest, **how)
+
+    def sample(session: Session, length: int) -> str:
+        now[0] += 0.015 * length
+        return ""
+
+    def said(self: Any, *rest: Any) -> None:
+        expect(self, *rest)
+        said_at.append(now[0])
+
+    monkeypatch.setattr(train_command.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(Session, "advance", step)
+    monkeypatch.setattr(train_command, "_written", sample)
+    monkeypatch.setattr(train_command._Run, "_expect", said)
+    for module in ("train_command", "session"):
+        monkeypatch.setattr(f"minigrad_rnn.{module}.log_loss", score)
+    assert cli.main(["train", "--text", "t.txt", *SMALL, *how]) == 0
+    value, unit = re.search(r"^expected  ([\d.]+) (\w+)$", capsys.readouterr().out, re.M).groups()
+    expected = float(value) * (60 if unit == "minutes" else 1)
+    assert expected == pytest.approx(now[0] - said_at[0], rel=0.05)
 
 
 @pytest.mark.parametrize("slower", [1, 5])
@@ -635,6 +675,7 @@ def test_texts_that_cannot_be_used(
         (["train", "--resume"], "there is no minigrad-rnn.safetensors; leave --resume out"),
         (["train", "--frobnicate"], "unrecognized arguments: --frobnicate"),
         (["sample"], "there is no minigrad-rnn.safetensors: `minigrad-rnn train` makes one"),
+        (["sample", "m.npz"], "unrecognized arguments: m.npz; --model FILE names the model"),
         (["sample", "--temperature", "-1"], "argument --temperature: 0, or a number from 1e-06"),
         (["sample", "--temperature", "1e-9"], "argument --temperature: 0, or a number from 1e-06"),
         (["sample", "--temperature", "nan"], "argument --temperature"),

@@ -545,6 +545,29 @@ def test_a_state_that_is_bound_anew_instead_of_assigned_is_no_constant(backend):
             step(mg.ones(1))
 
 
+def test_ctrl_c_does_not_part_what_belongs_together(backend, monkeypatch):
+    v, w = vector(1.0), vector(1.0)
+
+    @mg.compile
+    def f(x):
+        v.assign(v + x)
+        w.assign(w + x)
+
+    f(vector(1.0))
+    plain, left = mg.Tensor.assign, [1]
+
+    def interrupted(tensor, value):
+        plain(tensor, value)
+        if left:
+            left.pop()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(mg.Tensor, "assign", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        f(vector(1.0))
+    assert (v.tolist(), w.tolist()) == ([3.0], [3.0])
+
+
 # --- what it refuses, and what is around it ------------------------------------------------------
 
 
@@ -703,14 +726,14 @@ def test_threads_that_call_one_function_at_once(backend):
 
     def work(n):
         try:
-            for i in range(20):
-                x = mg.full((3, 4), float(i), dtype="float64")
-                np.testing.assert_allclose(f(x, n).numpy(), (model(x) * n).numpy(), rtol=1e-12)
+            with mg.use_backend(backend):
+                for i in range(20):
+                    x = mg.full((3, 4), float(i), dtype="float64")
+                    np.testing.assert_allclose(f(x, n).numpy(), (model(x) * n).numpy(), rtol=1e-12)
         except BaseException as error:
             errors.append(error)
 
-    with mg.use_backend(backend):
-        threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
+    threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -219,7 +219,8 @@ PROGRAMS = {
     "checkpoint": checkpointed,
     "value_and_grad": transform,
 }
-FEW = {"lstm, adam", "clipping", "dropout", "tbptt", "ragged, both ways", "attention", "checkpoint"}
+SLOW = {"layers", "bidirectional", "stacked", "reverse", "resets", "ragged", "residual"}
+SLOW |= {"recurrent dropout", "lstm, nesterov", "lstm, sgd"}
 CALLS = 50
 
 
@@ -253,7 +254,7 @@ def train(name, wrap, dtype):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[] if n in FEW else pytest.mark.slow) for n in PROGRAMS]
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else []) for n in PROGRAMS]
 )
 def test_a_compiled_training_is_the_eager_one(backend, name):
     """Over 50 steps: losses, parameters, gradients, what the optimizer keeps."""
@@ -270,12 +271,11 @@ def test_a_compiled_training_is_the_eager_one(backend, name):
 # --- every cell ----------------------------------------------------------------------------------
 
 
-def some(names, few):
-    return [pytest.param(n, marks=[] if n in few else pytest.mark.slow) for n in names]
-
-
-DEFAULT = ("LSTM", "GRU", "clockwork", "LSTM, layer norm", "mLSTM", "LSTM, zoneout")
-EACH = pytest.mark.parametrize("name", some(CATALOGUE, DEFAULT))
+DEFAULT = ("LSTM", "GRU", "clockwork", "LSTM, zoneout", "fast weights")
+EACH = pytest.mark.parametrize("name", CATALOGUE)
+SOME = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in DEFAULT else pytest.mark.slow) for n in CATALOGUE]
+)
 
 
 def cell_of(name, rng):
@@ -328,7 +328,7 @@ def numbers(f, x, along, step=1e-4):
     return (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * step)
 
 
-@EACH
+@SOME
 def test_derivatives_through_a_compiled_cell(backend, name):
     """Reverse, forward, reverse over reverse and forward over reverse, against differences."""
     rng = np.random.default_rng(6)

@@ -163,4 +163,22 @@ def test_a_fault_breaks_a_clause(fault: str, monkeypatch: pytest.MonkeyPatch) ->
     assert contract.check("tally")
 
 
+def test_a_misspelt_kernel_is_told_the_nearest_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = tally()
+    backend.kernels = {"sigmoyd": np.tanh}
+    monkeypatch.setattr(mg, "resolve", lambda spec: backend if spec != "numpy" else NUMPY)
+    broken = contract.check("tally")["kernels are ops and leave their operands alone"]
+    assert broken == "Broken: 'sigmoyd' is a kernel of no op; did you mean 'sigmoid'?"
+
+
+def test_the_check_says_how_it_is_called() -> None:
+    said, _ = run("-m", "tests.contract", "--help")
+    assert said.startswith("usage: python -m tests.contract [-h] spec\n")
+    assert run("-m", "tests.contract", code=2)[1].startswith("usage: ")
+    assert (
+        "unknown backend 'nunpy'. Did you mean 'numpy'?"
+        in run("-m", "tests.contract", "nunpy", code=2)[1]
+    )
+
+
 NUMPY = mg.resolve("numpy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minigrad as mg
+from minigrad_rnn import language
 from minigrad_rnn.decode import check_choices, draw, narrowed
 from minigrad_rnn.language import (
     CELLS,
@@ -96,6 +98,44 @@ def test_a_loss_goes_on_from_the_state_before(model: CharacterModel, ids: np.nda
         second, _ = log_loss(model, ids[15:, None], state)
     whole = bits_per_character(model, ids) * math.log(2) * 30
     assert first + second == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("reset", [0.0, 3.0])  # added to the forget gates: 3 keeps 98 % of c a step
+def test_a_long_text_read_in_parts_has_the_score_of_one_pass(
+    monkeypatch: pytest.MonkeyPatch, reset: float
+) -> None:
+    mg.random.seed(0)
+    model = CharacterModel(len(ALPHABET), 7)
+    for cell in model.cells.cells:
+        b = cell.b.numpy().copy()
+        b[7:14] += reset
+        cell.b.assign(b)
+    ids = np.random.default_rng(0).integers(0, len(ALPHABET), 50 * 401 + 3)
+    read: list[int] = []
+
+    def counted(model: Any, ids: Any, *rest: Any, **how: Any) -> Any:
+        read.append(ids.shape[1])
+        return log_loss(model, ids, *rest, **how)
+
+    monkeypatch.setattr(language, "log_loss", counted)
+    told: list[int] = []
+    found = bits_per_character(model, ids, told.append)
+    assert sum(told) == len(ids) - 1
+    assert read[:-1] == [50] * (len(read) - 1) and len(read) <= 5  # the last: what is left over
+    with evaluating(model):
+        nats, _ = log_loss(model, ids[:, None], model.initial_state(1))
+    assert found == pytest.approx(nats / math.log(2) / (len(ids) - 1), rel=1e-6)
+
+
+def test_a_model_that_never_forgets_is_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CharacterModel(len(ALPHABET), 3, layers=1, cell="rnn")
+    cell = model.cells.cells[0]
+    cell.Wh.assign(40 * np.eye(3, dtype=np.float32))  # a latch: what came first decides
+    ids = np.random.default_rng(0).integers(0, len(ALPHABET), 50 * 401 + 3)
+    found = bits_per_character(model, ids)
+    with evaluating(model):
+        nats, _ = log_loss(model, ids[:, None], model.initial_state(1))
+    assert found == pytest.approx(nats / math.log(2) / (len(ids) - 1), rel=1e-6)
 
 
 def test_a_score_needs_two_characters(model: CharacterModel) -> None:

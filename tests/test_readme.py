@@ -39,8 +39,32 @@ def run(code: str, **environment: str) -> str:
     return done.stdout
 
 
+FACTORY = next(code for _, code in BLOCKS if code.startswith("def backend(device"))
+
+
 def test_every_python_block_says_what_it_prints() -> None:
-    assert len(PYTHON) == sum(kind == "python" for kind, _ in BLOCKS) >= 4
+    python = [code for kind, code in BLOCKS if kind == "python" and code != FACTORY]
+    assert [code for code, _ in PYTHON] == python
+
+
+def test_the_backend_with_its_factory_keeps_the_contract(tmp_path: Path) -> None:
+    """By its name, as an installed package registers it."""
+    example = next(code for code, _ in PYTHON if "class Loud" in code).partition("\nwith ")[0]
+    (tmp_path / "my_package.py").write_text(f"{example}\n{FACTORY}")
+    info = tmp_path / "loud-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
+    entry = next(code for _, code in BLOCKS if 'loud = "' in code)
+    name, value = re.findall(r'^(\w+) = "(.*)"$', entry, re.MULTILINE)[0]
+    (info / "entry_points.txt").write_text(f"[minigrad.backends]\n{name} = {value}\n")
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "backends", tmp_path)))
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.contract", "loud"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAIL" not in done.stdout
 
 
 @pytest.mark.parametrize(("code", "output"), PYTHON)

@@ -370,3 +370,42 @@ def test_bad_inputs_and_states(backend):
         unroll(cell, None)
     with pytest.raises(ValueError, match="steps=-1: give an integer >= 0"):
         unroll(cell, None, steps=-1)
+
+
+class OnlyH:
+    """Returns h where (h, h) is due: with a batch of 2 its rows would pass for y and the state."""
+
+    def initial_state(self, batch):
+        return mg.zeros((batch, H))
+
+    def __call__(self, x, h):
+        return mg.tanh(h + x[:, :1])
+
+
+@pytest.mark.parametrize("B", [2, 4])
+@pytest.mark.parametrize("wrap", [lambda c: c, rnn.Residual, lambda c: rnn.Stack([c])])
+def test_a_cell_that_returns_no_pair_is_named(wrap, B):
+    words = r"OnlyH returned Tensor: a cell returns the pair \(y, state\)"
+    for options in ({}, {"lengths": [1] * B}, {"ids": range(B)}):
+        with pytest.raises(TypeError, match=words):
+            unroll(wrap(OnlyH()), mg.zeros((T, B, D)), **options)
+    with pytest.raises(TypeError, match=words):
+        unroll(wrap(OnlyH()), mg.zeros((0, B, D)))
+    with pytest.raises(TypeError, match="returned a tuple of 3"):
+        unroll(lambda x, h: (h, h, h), mg.zeros((T, B, D)), mg.zeros((B, H)))
+
+
+def test_a_state_that_changes_is_reported_with_its_step():
+    def widens(x, state):
+        h, n = state
+        return h, (mg.concatenate([h, h], axis=-1) if x.numpy()[0, 0] == 3 else h, n)
+
+    xs = mg.Tensor(np.broadcast_to(np.arange(T)[:, None, None], (T, B, D)).astype("float32"))
+    state = (mg.zeros((B, H)), mg.zeros((B, 1)))
+    words = r"part 0 of the state of widens changes from \(4, 4\) to \(4, 8\) at step 3"
+    with pytest.raises(mg.ShapeError, match=words):
+        unroll(widens, xs, state)
+    with pytest.raises(mg.ShapeError, match="at step 3"):
+        unroll(widens, xs, state, lengths=[T] * B)
+    with pytest.raises(mg.ShapeError, match=r"state of <lambda> .* 2 parts to 1 parts at step 0"):
+        unroll(lambda x, s: (s[0], s[0]), xs, state)

@@ -17,7 +17,7 @@ class NumbaBackend:
     api = 1
     xp = numpy
     version = numba.__version__
-    threads = 1  # of a kernel; matrix products are NumPy's, with its BLAS library's threads
+    threads = "1 in a kernel, NumPy's BLAS library's in a matrix product"
     kernels = kernels.KERNELS
 
     @property

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minigrad.graph.building import PASSES
+from minigrad.backend import current
+from minigrad.graph.building import stages
 from minigrad.graph.compiled import Compiled
+from minigrad.graph.fusing import fuse
 from minigrad.graph.ir import Graph
 from minigrad.graph.tracing import capture
 
@@ -40,8 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{path} defines no {name!r}")
     if not callable(function):
         parser.error(f"{name!r} is no function")
-    for title, graph in stages(_graph(function, name, parser)):
+    graph = _graph(function, name, parser)
+    for title, graph in stages(graph, current()):  # noqa: B020
         print(f"# {title}\n{graph.text()}\n")
+    print(f"# fuse\n{fuse(graph).text()}")
 
 
 def _graph(function: Any, name: str, parser: argparse.ArgumentParser) -> Graph:
@@ -54,15 +58,6 @@ def _graph(function: Any, name: str, parser: argparse.ArgumentParser) -> Graph:
         return capture(function).graph
     except TypeError as error:
         parser.error(f"{error}: put @mg.compile above it, and call it in the file")
-
-
-def stages(graph: Graph) -> list[tuple[str, Graph]]:
-    """The captured graph and the graph after each pass, by name."""
-    found = [("capture", graph)]
-    for optimise in PASSES:
-        graph = optimise(graph)
-        found.append((optimise.__name__, graph))
-    return found
 
 
 if __name__ == "__main__":

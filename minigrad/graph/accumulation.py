@@ -50,12 +50,6 @@ class _Sums:
         self.rows.wholes.update((s.result, s) for s in reversed(loop.stacked))
         self.uses: Count[Operand] = Count(x for step in loop.body for x in step.operands)
         self.seen: Count[Operand] = Count(loop.results)
-        self.multiplied = {
-            self.rows.base(x)
-            for step in loop.body
-            if isinstance(step, Instruction) and step.op is PRODUCT
-            for x in step.operands
-        }
         self.body, self.out = Builder(), Builder()
 
     def take(self, carry: Carry) -> None:
@@ -154,15 +148,14 @@ class _Sums:
         return made_here and prod(spec_of(x).shape) <= given
 
     def total(self, x: Value) -> Value:
-        """The sum over iterations; of what is a sum already, of something that is kept anyway, the
-        sum of that, so that the loop need not look across its rows."""
+        """The sum over iterations; of what is a sum over rows already the sum of what that sums, so
+        that the loop's rows need nothing of each other."""
         step = self.rows.base_maker(x)
-        if isinstance(step, Instruction) and step.op is SUM:
+        if isinstance(step, Instruction) and step.op is SUM and 0 in step.static["axis"]:
             (y,) = cast(tuple[Value], step.operands)
-            if self.rows.base(y) in self.multiplied:
-                axes = (0, *(axis + 1 for axis in step.static["axis"]))
-                found = self.out.emit(SUM, self.rows.of(y, self.out), axis=axes, keepdims=False)
-                return self.out.reshaped(found, *x.spec.shape)
+            axes = (0, *(axis + 1 for axis in step.static["axis"]))
+            found = self.out.emit(SUM, self.rows.of(y, self.out), axis=axes, keepdims=False)
+            return self.out.reshaped(found, *x.spec.shape)
         return self.out.emit(SUM, self.rows.of(x, self.out), axis=(0,), keepdims=False)
 
     def product(self, x: Operand) -> Value:

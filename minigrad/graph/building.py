@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from minigrad.backend import Backend, use_backend
@@ -10,18 +10,19 @@ from minigrad.graph.absorbing import absorb
 from minigrad.graph.fission import distribute
 from minigrad.graph.gathering import whole
 from minigrad.graph.interpreter import evaluate
-from minigrad.graph.ir import Graph
+from minigrad.graph.ir import Graph, Instruction
 from minigrad.graph.lowering import lower
+from minigrad.graph.properties import PRODUCT
 from minigrad.graph.rolling import fold
 from minigrad.graph.simplifying import simplify
 from minigrad.op import bare, execute, mode
 from minigrad.tensor import Tensor, make
 
 PASSES: tuple[Callable[[Graph], Graph], ...] = (
-    lower,
     fold,
     absorb,
     simplify,
+    lower,
     whole,
     distribute,
     simplify,
@@ -36,9 +37,9 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Backend) -> None:
-        with use_backend(backend):  # that of constants which passes make
-            for optimise in PASSES:
-                graph = optimise(graph)
+        self.passed: list[str] = []
+        for name, graph in stages(graph, backend):  # noqa: B020  the last one is what counts
+            self.passed.append(f"{name + ':':11} {_summary(graph)}")
         emit = getattr(backend, "emit", None)
         self.emitted: Any = emit(graph) if emit else None
         self.graph, self.backend = getattr(self.emitted, "graph", graph), backend
@@ -54,12 +55,35 @@ class Program:
         return [make(array, self.backend) for array in made]
 
     def report(self) -> str:
-        """What the backend has to say about it."""
-        return self.emitted.report() if self.emitted else f"interpreted on {self.backend.name}"
+        """What each pass has left, and what the backend has to say about that."""
+        said = self.emitted.report() if self.emitted else f"interpreted on {self.backend.name}"
+        return "\n".join([*self.passed, said])
 
     def source(self) -> str:
         """The text that the backend generated."""
         return self.emitted.source() if self.emitted else "interpreted"
+
+
+def stages(graph: Graph, backend: Backend) -> Iterator[tuple[str, Graph]]:
+    """The captured graph, and the graph after each pass, by name."""
+    yield "capture", graph
+    with use_backend(backend):  # that of constants which passes make
+        for optimise in PASSES:
+            graph = optimise(graph)
+            yield optimise.__name__, graph
+
+
+def _summary(graph: Graph) -> str:
+    """`76 steps; loops of 100 and 98 with 20 and 36; products: 2 outside, 3 in loops`."""
+    loops = graph.loops()
+    inside = [s for loop in loops for s in loop.body if isinstance(s, Instruction)]
+    around = [s for s in graph.steps if isinstance(s, Instruction)]
+    products = [sum(s.op is PRODUCT for s in steps) for steps in (around, inside)]
+    steps = len(graph.steps)
+    found = [f"{steps} step{'s' * (steps != 1)}"]
+    found += [f"a loop of {loop.trips} with {len(loop.body)}" for loop in loops[:4]]
+    found += [f"{len(loops) - 4} more loops"] * (len(loops) > 4)
+    return f"{', '.join(found)}; products: {products[0]} outside of loops, {products[1]} inside"
 
 
 def build(graph: Graph, backend: Backend) -> Program:

@@ -23,6 +23,7 @@ from minigrad.graph import tracing
 from minigrad.graph.calls import Call
 from minigrad.graph.captured import Captured, flatten, nest_of
 from minigrad.graph.ir import CaptureError, Graph
+from minigrad.graph.recorder import Outside, recorder_at
 from minigrad.op import BareRun, execute, mode
 from minigrad.ops.random import Key
 from minigrad.tensor import Tensor, default_dtype
@@ -72,7 +73,7 @@ class Compiled:
     def __call__(self, *args: Any, **named: Any) -> Any:
         run = mode.get().run
         if os.environ.get("MINIGRAD_COMPILE") == "0" or (
-            run is not execute and (isinstance(run, BareRun) or tracing.recorder_at(run))
+            run is not execute and (isinstance(run, BareRun) or recorder_at(run))
         ):
             return self.f(*args, **named)
         key, leaves = signature(args, named)
@@ -161,7 +162,7 @@ class Version:
         try:
             self.captured, tape = tracing.trace(f, leaves, rebuild, self.nest, graphs=True)
             backend = _backend(self.captured, leaves)
-        except tracing.Outside as error:
+        except Outside as error:
             self.captured, self.why = None, str(error)
             return
         self.raw = self.captured.graph
@@ -193,7 +194,7 @@ def _backend(captured: Captured, leaves: Sequence[Any]) -> Backend:
     """Where the program runs; raises Outside for one that needs two backends."""
     found = {x.backend: None for x in captured.inputs(leaves)}
     if len(found) > 1:
-        raise tracing.Outside(f"it uses tensors on {' and '.join(b.name for b in found)}")
+        raise Outside(f"it uses tensors on {' and '.join(b.name for b in found)}")
     return next(iter(found), current())
 
 

@@ -1,11 +1,11 @@
 """distribute: what needs no loop leaves it.
 
-Products alone leave, as one product for all iterations; elementwise work stays, to be fused with
-what reads it.
+Products leave, as one product for all iterations, and sums over the first axis, which would tie
+the rows of a batch together; elementwise work stays, to be fused with what reads it.
 
 1. A sum over iterations, which is a carry that its iterations only add to, is made after the loop:
    of products it is one product of the operands' wholes.
-2. A product on no cycle of delay edges is made for all iterations at once. The loop is split
+2. A product or sum on no cycle of delay edges is made for all iterations at once. The loop is split
    there: what the product needs stands in a loop before, what needs the product in one after.
    Other steps stand as late as their readers allow; one that needs rows alone stands in each loop
    that reads it.
@@ -177,8 +177,14 @@ class _Split:
         return min(stages or self.parts or (0,))
 
     def batch(self, i: int) -> None:
-        """A product for all iterations."""
+        """A product, or a sum of rows, for all iterations."""
         step, out = cast(Instruction, self.placed.nodes[i]), self.gaps[self.placed.level[i]]
+        if step.op is not PRODUCT:
+            whole = self.rows.of(cast(Value, step.operands[0]), out)
+            axes = tuple(axis + 1 for axis in step.static["axis"])
+            made = out.emit(step.op, whole, axis=axes, keepdims=step.static["keepdims"])
+            self.rows.known[step.outputs[0]] = made
+            return
         a, b = (self.rows.of(x, out) for x in step.operands)  # type: ignore[arg-type]
         left, right = (self.rows.varies(x) for x in step.operands)
         rank = len(b.spec.shape) - right

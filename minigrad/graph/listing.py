@@ -9,6 +9,7 @@ from minigrad.graph.ir import (
     Affine,
     Counter,
     Graph,
+    Instruction,
     Loop,
     Operand,
     Sliced,
@@ -60,15 +61,28 @@ class _Listing:
         for step in steps:
             if isinstance(step, Loop):
                 self.loop(step, indent)
-                continue
-            given = [self.operands(step.operands)] if step.operands else []
-            given += [f"{key}={self.static(item)}" for key, item in step.static.items()]
-            if step.op.outputs:
-                name = self.group(enumerate(step.outputs))
-                made = _kinds([v.spec for v in step.outputs])
+            elif body := getattr(step.op, "body", None):
+                self.kernel(step, body, indent)
             else:
-                name, made = self.name(step.outputs[0]), kind(step.outputs[0].spec)
-            self.lines.append(f"{indent}{name} = {step.op.name}({', '.join(given)})  {made}")
+                self.instruction(step, indent)
+
+    def instruction(self, step: Instruction, indent: str) -> None:
+        given = [self.operands(step.operands)] if step.operands else []
+        given += [f"{key}={self.static(item)}" for key, item in step.static.items()]
+        if step.op.outputs:
+            name = self.group(enumerate(step.outputs))
+            made = _kinds([v.spec for v in step.outputs])
+        else:
+            name, made = self.name(step.outputs[0]), kind(step.outputs[0].spec)
+        self.lines.append(f"{indent}{name} = {step.op.name}({', '.join(given)})  {made}")
+
+    def kernel(self, step: Instruction, body: Sequence[Instruction], indent: str) -> None:
+        """`for each of (2, 4):`, what is computed of each, and which of it is kept."""
+        space = tuple(getattr(step.op, "space", ()))
+        self.lines.append(f"{indent}for each of {space}:")
+        for inner in body:
+            self.instruction(inner, indent + "  ")
+        self.lines.append(f"{indent}  keep {self.operands(step.outputs)}")
 
     def loop(self, loop: Loop, indent: str) -> None:
         self.counters[loop.counter] = counter = "t" if not self.counters else (

@@ -1,4 +1,4 @@
-"""Which products need no loop, and where the other steps of a body stand: part of fission."""
+"""Which products and sums need no loop, and where all other steps stand: part of fission."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from math import prod
 from typing import cast
 
-from minigrad.graph.ir import Carry, Instruction, Loop, Step, Value
-from minigrad.graph.rewriting import PRODUCT, VIEWS, Rows
+from minigrad.graph.ir import Carry, Instruction, Loop, Step, Value, spec_of
+from minigrad.graph.rewriting import PRODUCT, SUM, VIEWS, Rows
 
 
 class Placement:
     """Numbers for the steps of a body and the carries, the nodes.
 
-    leaving: the products that need no loop. level: of these the number of the part of the loop
-    after which they are made, -1 before all; of other nodes the first part in which they could be.
-    stages: the parts in which they are.
+    leaving: the products and sums of rows that need no loop. level: of these the number of the
+    part of the loop after which they are made, -1 before all; of other nodes the first part in
+    which they could be. stages: the parts in which they are.
     """
 
     def __init__(self, loop: Loop, rows: Rows) -> None:
@@ -34,8 +34,8 @@ class Placement:
             self.place(cycles)
 
     def free_products(self, cycles: Sequence[Sequence[int]]) -> set[int]:
-        """The products on no cycle, but for those of what a loop in the body makes or reads whole:
-        they are products for many iterations already."""
+        """The products and sums on no cycle, but for those of what a loop in the body makes or
+        reads whole: they are made for many iterations already."""
         inner = {x for step in self.loop.body if isinstance(step, Loop) for x in step.operands}
         for step in reversed(self.loop.body):
             if isinstance(step, Instruction) and step.op in VIEWS and step.outputs[0] in inner:
@@ -46,7 +46,7 @@ class Placement:
             node = self.nodes[i]
             if (
                 isinstance(node, Instruction)
-                and node.op is PRODUCT
+                and (node.op is PRODUCT or is_sum_of_rows(node))
                 and inner.isdisjoint(node.outputs)
                 and items.isdisjoint(map(self.rows.base, node.operands))
                 and not any(isinstance(self.rows.base_maker(x), Loop) for x in node.operands)
@@ -103,8 +103,15 @@ def _made(node: Step | Carry) -> tuple[Value, ...]:
     return (node.parameter,) if isinstance(node, Carry) else node.outputs
 
 
+def is_sum_of_rows(step: Instruction) -> bool:
+    """Whether a step sums along the first axis, the only thing that rows of it have in common."""
+    return step.op is SUM and 0 in step.static["axis"] and len(spec_of(step.operands[0]).shape) > 1
+
+
 def batches(step: Instruction, rows: Rows) -> bool:
-    """Whether the product of all iterations' operands is one product."""
+    """Whether the product of all iterations' operands is one product; a sum always is one sum."""
+    if is_sum_of_rows(step):
+        return rows.varies(step.operands[0])
     a, b = cast(tuple[Value, Value], step.operands)
     left, right = len(a.spec.shape), len(b.spec.shape)
     if rows.varies(a) and rows.varies(b):  # what has no weight in common gains little

@@ -55,7 +55,9 @@ class _Elements:
 @cache
 def is_elementwise(op: Op) -> bool:
     """Whether forward computes each element of the result from one element of each operand."""
-    if op.outputs or op.variadic or op.namespace != "xp" or "shape" in op.static:
+    if op.outputs or op.variadic or op.namespace != "xp" or op.check is not None:
+        return False
+    if "shape" in op.static:
         return False
     static = dict.fromkeys(op.static, np.dtype("float32"))
     try:
@@ -102,6 +104,18 @@ def has_counter(static: Static) -> bool:
     return bool(found)
 
 
+def looks_at_values(step: Instruction) -> bool:
+    """Whether an op's check asks for more than the shapes and dtypes of its operands."""
+    if step.op.check is None:
+        return False
+    try:
+        step.op.check(None, *(x.spec if isinstance(x, Value) else x for x in step.operands),
+                      **step.static)  # fmt: skip
+    except Exception:  # a backend, or numbers, would have been needed
+        return True
+    return False
+
+
 # --- views ---------------------------------------------------------------------------------------
 
 
@@ -130,7 +144,7 @@ def views(step: Instruction, of: View | None = None) -> list[View] | None:
     """The outputs as views of the only operand, itself a view of an array; None if one copies."""
     if len(step.operands) != 1 or not isinstance(step.operands[0], Value):
         return None
-    if step.op.namespace != "xp" or has_counter(step.static):
+    if step.op.namespace != "xp" or has_counter(step.static) or looks_at_values(step):
         return None
     key = hashable(step.static)
     return _views(step.op, key, _Static(step.static), of or contiguous(step.operands[0].spec.shape))

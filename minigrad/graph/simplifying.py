@@ -70,6 +70,7 @@ from minigrad.graph.ir import (
     is_number,
     map_static,
 )
+from minigrad.graph.properties import contiguous, is_elementwise, views
 from minigrad.graph.rolling import same
 from minigrad.graph.skeleton import hashable, skeleton
 from minigrad.op import execute
@@ -247,11 +248,17 @@ class _Rewriter:
 
 
 def _gives_back(spec: Spec, chain: Sequence[Instruction]) -> bool:
-    """Whether steps, one after the other, give back all samples of a kind, by NumPy."""
-    shapes = [tuple(spec.shape)]
-    if not any(step.static for step in chain):  # of any shape then: a few numbers say no at once
-        shapes.insert(0, tuple(min(n, 4) for n in spec.shape))
-    return all(_same_after(shape, np.dtype(spec.dtype), chain) for shape in shapes)
+    """Whether steps, one after the other, give back what they are given."""
+    if all(is_elementwise(step.op) for step in chain):
+        return _same_after((SAMPLES,), np.dtype(spec.dtype), chain)
+    whole = shown = contiguous(spec.shape)
+    for step in chain:
+        found = views(step, shown)
+        if found is None or len(found) != 1:  # a copy, perhaps of nothing changed
+            return math.prod(spec.shape) <= SMALL and _same_after(spec.shape, spec.dtype, chain)
+        shown = found[0]
+    pairs = zip(whole.shape, whole.strides, shown.strides, strict=False)
+    return shown.shape == whole.shape and all(n == 1 or a == b for n, a, b in pairs)
 
 
 def _same_after(shape: Shape, dtype: np.dtype[Any], chain: Sequence[Instruction]) -> bool:

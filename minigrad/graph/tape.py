@@ -17,7 +17,7 @@ from minigrad.sweep import pull, reached
 from minigrad.tensor import FREED, Tensor
 
 if TYPE_CHECKING:
-    from minigrad.graph.tracing import Recorder
+    from minigrad.graph.recorder import Recorder
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ from minigrad.graph.ir import CaptureError, Value
 from minigrad.op import REGISTRY
 
 if TYPE_CHECKING:
-    from minigrad.graph.tracing import Recorder
+    from minigrad.graph.recorder import Recorder
 
 ENDED = "this tensor belongs to a capture that has ended; return it or assign it"
 

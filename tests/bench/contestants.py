@@ -6,16 +6,14 @@ Shapes: xs (T, B, D), Wx (D, 4H), Wh (H, 4H), b (4H,); gates i, f, g, o; float32
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from harness import Arrays, serve
 
-Arrays = dict[str, np.ndarray]
 Step = Callable[[], tuple[float, list[Any]]]
 WEIGHTS = ("Wx", "Wh", "b")
 
@@ -189,25 +187,15 @@ def by_hand(arrays: Arrays) -> Step:
     return step
 
 
-def serve(name: str, path: str) -> None:
-    """Answer `check FILE` by writing loss and gradients, `time SECONDS` by the median ms a step."""
-    arrays = dict(np.load(path))
-    step = globals()[name](arrays)
-    for line in sys.stdin:
-        order, _, argument = line.strip().partition(" ")
-        if order == "check":
-            loss, gradients = step()
-            np.savez(argument, loss=loss, **dict(zip(WEIGHTS, gradients, strict=True)))
-            print(json.dumps("done"), flush=True)
-        else:
-            times = []
-            until = time.perf_counter() + float(argument)
-            while time.perf_counter() < until or len(times) < 3:
-                start = time.perf_counter()
-                step()
-                times.append(time.perf_counter() - start)
-            print(json.dumps(1e3 * float(np.median(times))), flush=True)
+def main(name: str, path: str) -> None:
+    step = globals()[name](dict(np.load(path)))
+
+    def check() -> Arrays:
+        loss, gradients = step()
+        return {"loss": np.asarray(loss), **dict(zip(WEIGHTS, gradients, strict=True))}
+
+    serve(step, check)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

@@ -10,19 +10,15 @@ the NumPy backend's in the same run. Peers that are not installed are left out, 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from harness import BENCH, Contestant, close, compare, environment, headline, present, result, save
 
-ROOT = Path(__file__).resolve().parents[2]
 SHAPES = {"tiny": (64, 1, 64, 64), "small": (100, 32, 64, 128)}
 PEERS = {
     "minigrad": "numpy",
@@ -33,42 +29,6 @@ PEERS = {
     "mygrad": "mygrad",
 }
 BARS = {"torch": ("at most", 1.8), "autograd": ("at most", 1 / 3), "mygrad": ("at most", 1 / 2)}
-
-
-def environment(threads: int) -> dict[str, str]:
-    hidden = ("MINIGRAD_", "PYTHONDONTWRITEBYTECODE")  # compiled modules are kept, as a user's are
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-    counts = dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads)
-    )
-    return {**kept, **counts, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])}
-
-
-class Contestant:
-    """A process that waits to be asked."""
-
-    def __init__(self, name: str, data: Path, threads: int) -> None:
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/bench/contestants.py"), name, str(data)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(threads),
-        )
-
-    def ask(self, order: str) -> Any:
-        assert self.process.stdin and self.process.stdout
-        print(order, file=self.process.stdin, flush=True)
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} died")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def data(shape: tuple[int, ...], path: Path) -> None:
@@ -87,24 +47,14 @@ def race(shape: str, threads: int, rounds: int, folder: Path) -> dict[str, list[
     """Milliseconds per training step, a list over rounds for each contestant."""
     path = folder / f"{shape}.npz"
     data(SHAPES[shape], path)
-    present = [name for name, needs in PEERS.items() if importlib.util.find_spec(needs)]
-    absent = sorted(set(PEERS) - set(present))
-    if absent:
-        print(f"left out, not installed: {', '.join(absent)}")
-    runners = [Contestant(name, path, threads) for name in present]
+    program = str(BENCH / "contestants.py")
+    runners = [Contestant(name, [program, name, str(path)], threads) for name in present(PEERS)]
     try:
         reference: dict[str, np.ndarray] = {}
         for runner in runners:
-            target = folder / f"{runner.name}.npz"
-            runner.ask(f"check {target}")
-            found = dict(np.load(target))
+            found = result(runner, folder)
             reference = reference or found
-            for key, value in found.items():
-                error = np.abs(value - reference[key]).max() / (
-                    np.abs(reference[key]).max() + 1e-30
-                )
-                if error > 1e-4:
-                    raise SystemExit(f"FAIL {runner.name}: {key} differs by {error:.1e} at {shape}")
+            compare(f"{runner.name} at {shape}", found, reference, 1e-4)
         times: dict[str, list[float]] = {runner.name: [] for runner in runners}
         for runner in runners:
             runner.ask("time 0.5")  # warm
@@ -233,10 +183,7 @@ def main() -> int:
     parser.add_argument("--shapes", default="tiny,small")
     parser.add_argument("--json", metavar="FILE")
     arguments = parser.parse_args()
-    print(f"{processor()}, {os.cpu_count()} cores, {arguments.threads} threads")
-    print(
-        ", ".join([f"Python {platform.python_version()}", f"NumPy {np.__version__}", *versions()])
-    )
+    print("\n".join(headline([arguments.threads])))
     verdicts, everything = [], {}
     with tempfile.TemporaryDirectory() as folder:
         for shape in arguments.shapes.split(","):
@@ -246,32 +193,8 @@ def main() -> int:
     per_op(arguments.threads)
     verdicts += growth(arguments.threads)
     verdicts += imports(arguments.threads, arguments.rounds)
-    print()
-    for words, good in verdicts:
-        print("PASS" if good else "FAIL", words)
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(everything))
-    return 0 if all(good for _, good in verdicts) else 1
-
-
-def processor() -> str:
-    if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
-    return platform.processor()
-
-
-def versions() -> list[str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = []
-    for name in ("torch", "autograd", "mygrad", "numba"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return found
+    save(arguments.json, everything)
+    return close(verdicts)
 
 
 if __name__ == "__main__":

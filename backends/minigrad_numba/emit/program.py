@@ -403,9 +403,7 @@ def made_in(loop: Loop) -> set[Value]:
 
 def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
     """The size of the first axis, and why some step needs other rows of it, if one does."""
-    if not loop.carries:
-        return 0, "nothing carried, one thread"
-    shape = loop.carries[0].parameter.spec.shape
+    shape = loop.results[0].spec.shape
     rows = shape[0] if shape else 0
     moving = made_in(loop) - {s.parameter for s in loop.sliced}
     if rows < 2 or any(x.parameter.spec.shape[:1] != (rows,) for x in loop.carries):

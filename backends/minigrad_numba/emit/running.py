@@ -17,13 +17,14 @@ from minigrad.graph.fusing import Kernel, fuse
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import plan
-from minigrad.graph.properties import PRODUCT, is_join, views
+from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
 
 from . import library, objects, pool, target
+from .arenas import LINE, Arena, arena
 from .program import Function
 
 SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4)
-LINE = 64  # bytes of the cache's lines
+PAGE = 4096  # bytes; memory that the system has to find anew is slow from there on
 SMALL = 20_000_000  # operations below which a second thread costs more than it brings
 DTYPES = {np.dtype(name) for name in ("float32", "float64", "bool", "int64", "int32", "uint32")}
 
@@ -39,6 +40,8 @@ def is_foreign(step: Step) -> bool:
         return True
     if isinstance(step.op, Kernel):
         return False
+    if looks_at_values(step):
+        return True
     if step.op is PRODUCT:
         return step.outputs[0].spec.dtype.kind != "f"
     return not is_join(step.op) and views(step) is None
@@ -53,6 +56,7 @@ class Segment:
         self.numbers = np.array(function.numbers or [0], dtype=np.int64)
         self.reals = np.array(function.reals or [0.0])
         self.pointers = np.zeros(max(1, len(self.buffers)), dtype=np.uintp)
+        self.scratch = np.zeros_like(self.pointers)  # 1 where an offset into the arena stands
         self.native: Any = None
         self.moving: list[
             tuple[int, Any]
@@ -117,9 +121,7 @@ class Program:
                 buffer.offset = size
                 size += buffer.bytes * (self.pool.threads if buffer.kind == "each" else 1)
         self.bytes = size
-        self.arena, self.first = _aligned(size)
-        self.state, first = _aligned(library.BARRIER_SIZE)
-        self.barrier = self.state.ctypes.data + first
+        self.scratch_at = 0  # the arena's address that the tables are made for
         self.outputs = [b for b in self.plan.buffers if b.kind == "output"]
         self.kept: dict[Any, list[np.ndarray]] = {buffer: [] for buffer in self.outputs}
         self.constants = {
@@ -127,7 +129,6 @@ class Program:
             for buffer in self.plan.buffers
             if buffer.kind == "constant" and buffer.value is not None
         }
-        start = self.arena.ctypes.data + self.first
         for part in self.parts:
             if not isinstance(part, Segment):
                 continue
@@ -136,15 +137,21 @@ class Program:
                 if buffer in self.constants:
                     part.pointers[i] = self.constants[buffer].ctypes.data
                 elif buffer.kind in ("own", "each", "scratch"):
-                    part.pointers[i] = start + buffer.offset
+                    part.pointers[i] = buffer.offset
+                    part.scratch[i] = 1
                 else:
                     part.moving.append((i, buffer))
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        with self.lock:
-            return self.run(inputs)
+        with self.lock, arena(self.bytes) as memory:
+            for part in self.parts:
+                if isinstance(part, Segment) and memory.start != self.scratch_at:
+                    part.pointers += part.scratch * np.uintp(memory.start)
+                    part.pointers -= part.scratch * np.uintp(self.scratch_at)
+            self.scratch_at = memory.start
+            return self.run(inputs, memory)
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(self, inputs: Sequence[np.ndarray], memory: Arena) -> list[np.ndarray]:
         arrays: dict[Any, np.ndarray] = {}
         known: dict[Value, np.ndarray] = {}
         for value, array in zip(self.graph.inputs, inputs, strict=True):
@@ -154,7 +161,7 @@ class Program:
             arrays[buffer] = known[buffer.value] = self.fresh(buffer)
         for part in self.parts:
             if not isinstance(part, Segment):
-                self.outside(part, arrays, known)
+                self.outside(part, arrays, known, memory)
                 continue
             for i, buffer in part.moving:
                 part.pointers[i] = arrays[buffer].ctypes.data
@@ -163,7 +170,7 @@ class Program:
                 part.pointers.ctypes.data,
                 part.numbers.ctypes.data,
                 part.reals.ctypes.data,
-                self.barrier,
+                memory.barrier,
             )
         return [
             bare(v.constant) if v.constant is not None else known[v] for v in self.graph.outputs
@@ -175,21 +182,33 @@ class Program:
             if sys.getrefcount(array) == 3:  # the list, `array`, and the argument of this call
                 return array
         made = np.empty(buffer.value.spec.shape, buffer.dtype)
-        if len(self.kept[buffer]) < 2:
+        if made.nbytes > PAGE and len(self.kept[buffer]) < 2:
             self.kept[buffer].append(made)
         return made
 
-    def outside(self, step: Step, arrays: dict[Any, np.ndarray], known: dict[Value, Any]) -> None:
+    def outside(
+        self,
+        step: Step,
+        arrays: dict[Any, np.ndarray],
+        known: dict[Value, Any],
+        memory: Arena,
+    ) -> None:
         """Run a step on arrays of its own, and show native code where its results are."""
         inputs = [x for x in dict.fromkeys(step.operands) if isinstance(x, Value)]
         inputs = [x for x in inputs if x.constant is None]
-        given = [make(self.array(x, arrays, known), self.backend) for x in inputs]
+        given = [make(self.array(x, arrays, known, memory), self.backend) for x in inputs]
         made = evaluate(Graph(tuple(inputs), (step,), step.outputs), given)
         for value, tensor in zip(step.outputs, made, strict=True):
             known[value] = bare(tensor)
             arrays[self.plan.places[value].buffer] = np.ascontiguousarray(known[value])
 
-    def array(self, value: Value, arrays: dict[Any, np.ndarray], known: dict[Value, Any]) -> Any:
+    def array(
+        self,
+        value: Value,
+        arrays: dict[Any, np.ndarray],
+        known: dict[Value, Any],
+        memory: Arena,
+    ) -> Any:
         """A value's array, where native code has left it if need be."""
         if value in known:
             return known[value]
@@ -197,8 +216,7 @@ class Program:
         if buffer in arrays:
             flat = arrays[buffer].reshape(-1)
         else:
-            start = self.first + buffer.offset
-            flat = self.arena[start : start + buffer.bytes].view(buffer.dtype)
+            flat = memory.part(buffer.offset, buffer.bytes).view(buffer.dtype)
         strides = [s * buffer.dtype.itemsize for s in view.strides]
         return np.lib.stride_tricks.as_strided(flat[view.offset :], view.shape, strides)
 
@@ -236,9 +254,3 @@ def _spent(before: objects.Counters) -> str:
     if now.loaded > before.loaded:
         return f"loaded in {(now.load_seconds - before.load_seconds) * 1e3:.0f} ms"
     return "code of an earlier program of this structure"
-
-
-def _aligned(size: int) -> tuple[np.ndarray, int]:
-    """Zeros of a size, and how far from their start a line of the cache starts."""
-    array = np.zeros(size + LINE, dtype=np.uint8)
-    return array, -array.ctypes.data % LINE
