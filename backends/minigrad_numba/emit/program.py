@@ -183,7 +183,8 @@ class Function:
             self.kernel(step, bounds)
             return
         elif step.op is PRODUCT:
-            self.multiply(step, bounds)
+            each = self.number(Matrices(self.plan, step).each)
+            self.multiply(step, bounds and [self.code.mul(end, each) for end in bounds])
         for copy in self.plan.copies.get(step, ()) if not isinstance(step, Loop) else ():
             self.copy(copy, bounds=bounds)
         for value in step.outputs:
@@ -322,6 +323,7 @@ class Matrices:
         left, right = (x for x in step.operands if isinstance(x, Value))
         result = step.outputs[0]
         self.dtype = result.spec.dtype
+        self.each = 1  # how many rows are one place along the first axis
         a, b, c = (plan.home(x) for x in (left, right, result))
         if len(a.view.shape) == 1:
             a = a.part(View((1, *a.view.shape), (0, *a.view.strides), a.view.offset))
@@ -332,6 +334,7 @@ class Matrices:
         if len(b.view.shape) == 2 and len(a.view.shape) > 2:
             flat_a, flat_c = _flat(a.view), _flat(c.view)
             if flat_a and flat_c:
+                self.each = math.prod(a.view.shape[1:-1])
                 a, c = a.part(flat_a), c.part(flat_c)
         self.batch = c.view.shape[:-2]
         self.rows, self.depth = a.view.shape[-2:]

@@ -213,8 +213,8 @@ class Program:
         if value in known:
             return known[value]
         buffer, view, _ = self.plan.places[value]
-        if buffer in arrays:
-            flat = arrays[buffer].reshape(-1)
+        if buffer in arrays or buffer in self.constants:
+            flat = arrays.get(buffer, self.constants.get(buffer)).reshape(-1)
         else:
             flat = memory.part(buffer.offset, buffer.bytes).view(buffer.dtype)
         strides = [s * buffer.dtype.itemsize for s in view.strides]
