@@ -3,7 +3,8 @@
 An op's forward is NumPy's functions on arrays; run on minigrad's own functions, under a capture, it
 gives the instructions it is composed of, as logsumexp does. What calls itself that way (cumsum), or
 looks at values, stays. Einstein's sums, and products of one row or column for each matrix of a
-batch, become multiplications and sums, which kernels do in passing, or products.
+batch, become multiplications and sums, which kernels do in passing, or products; what rolls or pads
+puts pieces side by side.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
+from minigrad.backend import Backend, current
 from minigrad.errors import MinigradError
 from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
 from minigrad.graph.properties import (
@@ -32,7 +34,7 @@ from minigrad.ops.linalg import matmul
 from minigrad.ops.shape import reshape, transpose
 from minigrad.spec import Spec
 
-EINSUM = REGISTRY["einsum"]
+EINSUM, ROLL, PAD = (REGISTRY[name] for name in ("einsum", "roll", "pad"))
 
 
 def lower(graph: Graph) -> Graph:
@@ -84,7 +86,7 @@ def composition(step: Instruction) -> Graph | None:
     ):
         return None
     specs = tuple(x.spec for x in _values(step))
-    return _composition(step.op, specs, hashable(step.static), _Static(step.static))
+    return _composition(step.op, specs, hashable(step.static), _Static(step.static), current())
 
 
 class _Static(dict[str, Any]):
@@ -108,12 +110,20 @@ class _Functions:
 
 
 @lru_cache(1024)
-def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: _Static) -> Graph | None:
+def _composition(
+    op: Op, specs: tuple[Spec, ...], key: Any, static: _Static, backend: Backend
+) -> Graph | None:
+    """backend: the current one, on which constants are made."""
+
     def run(*xs: Any) -> Any:
         if op is EINSUM:
             return einstein(xs, static["terms"], static["result"])
         if op is PRODUCT:
             return vector_product(*xs)
+        if op is ROLL:
+            return rolled(*xs, **static)
+        if op is PAD:
+            return surrounded(*xs, **static)
         return op.forward(_Functions(), *xs, **static)
 
     if op.namespace != "xp":
@@ -135,6 +145,25 @@ def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: _Static) -> 
 def _result(op: Op, specs: Sequence[Spec], static: Any) -> tuple[Any, Any]:
     spec = op.shape(*specs, **static)
     return tuple(spec.shape), spec.dtype
+
+
+# --- pieces side by side -------------------------------------------------------------------------
+
+
+def rolled(x: Any, shift: int, axis: int) -> Any:
+    """The end of x before its beginning."""
+    place = -shift % max(1, x.shape[axis])
+    return shape.concatenate(shape.split(x, [place], axis=axis)[::-1], axis=axis) if place else x
+
+
+def surrounded(x: Any, widths: Sequence[tuple[int, int]], value: float) -> Any:
+    """x between constants, one axis after another."""
+    for axis, pair in enumerate(widths):
+        sizes = [(*x.shape[:axis], n, *x.shape[axis + 1 :]) for n in pair]
+        before, after = ([create.full(s, value, x.dtype)] * (n > 0) for s, n in zip(sizes, pair))
+        if any(pair):
+            x = shape.concatenate([*before, x, *after], axis=axis)
+    return x
 
 
 # --- sums of products ----------------------------------------------------------------------------
