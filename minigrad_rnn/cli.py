@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
+    if getattr(options, "no_compile", False):
+        os.environ["MINIGRAD_COMPILE"] = "0"
     try:
         status = options.run(options)
         sys.stdout.flush()
@@ -167,6 +169,15 @@ def _add_train(commands: Any) -> None:
         "their curve (default: %(default)s)",
     )  # fmt: skip
     add("--resume", action="store_true", help="go on with the training that --save holds")
+    _add_no_compile(parser)
+
+
+def _add_no_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="make every step op by op: slower, the same numbers (as does MINIGRAD_COMPILE=0)",
+    )
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -249,6 +260,7 @@ def _add_experiment(commands: Any) -> None:
     )  # fmt: skip
     add("--fresh", action="store_true", help="start over, whatever the file holds")
     add("--no-picture", action="store_true", help="draw none")
+    _add_no_compile(parser)
 
 
 def _add_equations(commands: Any) -> None:

@@ -24,7 +24,7 @@ import minigrad as mg
 from minigrad_rnn import experiments
 from minigrad_rnn.experiments import Bar, Experiment
 from minigrad_rnn.session import circumstances
-from minigrad_rnn.train_command import UsageError, program
+from minigrad_rnn.train_command import UsageError, program, running
 
 STATUS_EVERY = 10.0  # seconds, where there is no terminal for a bar
 
@@ -64,8 +64,8 @@ def experiment(options: argparse.Namespace) -> int:
     todo = [(v, s) for v in asked.variants for s in seeds if (v, s) not in results]
     print(f"question  {asked.question} (row {asked.row} of the lectures)")
     print(
-        f"running   {len(todo)} of {len(asked.variants)} variants x {len(seeds)} seeds on backend "
-        f"{circumstances()['backend']}; each is saved to {path} as it ends",
+        f"running   {len(todo)} of {len(asked.variants)} variants x {len(seeds)} seeds "
+        f"{running()}; each is saved to {path} as it ends",
         flush=True,
     )
     try:
@@ -73,6 +73,7 @@ def experiment(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         # --fresh, or its beginning: a second time it would throw away what was kept now
         words = [w for w in sys.argv[1:] if not (len(w) > 2 and "--fresh".startswith(w))]
+        words += [] if circumstances()["compiled"] or "--no-compile" in words else ["--no-compile"]
         again = " ".join([*program(), shlex.join(words)])
         kept = sum((v, s) in results for v in asked.variants for s in seeds)
         held = f"{path} holds {kept} of {len(asked.variants) * len(seeds)} results"
@@ -152,6 +153,7 @@ def fingerprint(asked: Experiment, quick: bool) -> dict[str, Any]:
         "quick": quick,
         "source": digest.hexdigest()[:16],
         "backend": circumstances()["backend"],
+        "compiled": circumstances()["compiled"],
         "minigrad": mg.__version__,
     }
 

@@ -356,8 +356,7 @@ class Sequences(Module):
         ys = mg.concatenate([ys, frame])[:steps]
         t = mg.arange(steps, backend=ys.backend).reshape(steps, 1)
         xs = self.stop.inputs(before, mg.maximum(tau - t, 0))
-        ragged = bool((n.numpy() < T).any())
-        lengths = n + int(self.stop.decides) if ragged else None
+        lengths = n + int(self.stop.decides) if _may_be_below(n, T) else None
         # Not the model itself, with whose initial_state unroll would compare the state: one that
         # holds a memory is as long as its source.
         o, _ = unroll(lambda x, state: self.model(x, state), xs, state, lengths=lengths)
@@ -373,6 +372,14 @@ class Sequences(Module):
                 f"Sequences: the model puts out {o.shape[-1]} numbers, but the stop rule takes "
                 f"{self.stop.units} and the output {self.output.size}"
             )
+
+
+def _may_be_below(n: mg.Tensor, T: int) -> bool:
+    """Whether a row is shorter than T, or may be."""
+    try:
+        return bool((n.numpy() < T).any())
+    except mg.MinigradError:  # an input of a capture, which has no values yet
+        return True
 
 
 def _beside(flags: mg.Tensor, x: mg.Tensor) -> mg.Tensor:

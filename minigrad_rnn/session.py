@@ -80,6 +80,7 @@ class Session:
         )
         self.parameters = self.model.parameters()
         self.optimizer = mg.optim.Adam(self.parameters, lr=settings.lr)
+        self.update = mg.compile(self._update)
         self.step = 0
         self.state = self.model.initial_state(settings.batch)
         self.losses: list[float] = []  # nats per character, one a step
@@ -103,26 +104,28 @@ class Session:
         rate = self.settings.lr * min(1.0, (self.step + 1) / warm)
         return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step / self.settings.steps)))
 
-    def loss(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[mg.Tensor, Any]:
-        """Mean nats per character of a batch (T, B), and the state after it."""
-        logits, state = self.model(inputs, self.state)
-        return mg.functional.cross_entropy(logits, self.model.here(targets)), state
-
     def advance(self) -> float:
         """One step: the loss of the next batch, in nats per character, before its update."""
         inputs, targets = self._next_batch()
         self.model.train()
-        loss, state = self.loss(inputs, targets)
-        self.optimizer.zero_grad()
-        loss.backward()
-        if self.settings.clip:
-            mg.optim.clip_by_global_norm(self.parameters, self.settings.clip)
         self.optimizer.lr = self.learning_rate()
-        self.optimizer.step()
-        self.state = tree.map(lambda part: part.detach(), state)
+        loss, self.state = self.update(inputs, targets, self.state, self.settings.clip)
         self.step += 1
         self.losses.append(float(loss))
         return self.losses[-1]
+
+    def _update(
+        self, inputs: np.ndarray, targets: np.ndarray, state: Any, clip: float
+    ) -> tuple[mg.Tensor, Any]:
+        """Mean nats per character of a batch (T, B), and the state after it; moves the weights."""
+        logits, state = self.model(inputs, state)
+        loss = mg.functional.cross_entropy(logits, self.model.here(targets))
+        self.optimizer.zero_grad()
+        loss.backward()
+        if clip:
+            mg.optim.clip_by_global_norm(self.parameters, clip)
+        self.optimizer.step()
+        return loss, tree.map(lambda part: part.detach(), state)
 
     def _next_batch(self) -> tuple[np.ndarray, np.ndarray]:
         place = self.step % self.per_epoch
@@ -150,6 +153,21 @@ class Session:
         bits = nats / math.log(2) / (ids.size - ids.shape[1])
         self.validations.append((self.step, bits))
         return bits
+
+    @contextlib.contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """Steps made within the block count for nothing: to see how long they take."""
+        kept = [(x, mg.Tensor(x)) for x in (*self.parameters, mg.random.generator)]
+        moments = tree.map(mg.Tensor, self.optimizer.state_dict())
+        before = self.step, self.state, self.losses[:], self.validations[:]
+        try:
+            yield
+        finally:
+            for tensor, value in kept:
+                tensor.assign(value)
+            self.optimizer.load_state_dict(moments)
+            self.step, self.state, self.losses, self.validations = before
+            self._batches = iter(())
 
     # --- on disk ---------------------------------------------------------------------------------
 
@@ -279,6 +297,7 @@ def circumstances() -> dict[str, Any]:
     return {
         "minigrad": mg.__version__,
         "backend": mg.zeros(()).backend.name,
+        "compiled": os.environ.get("MINIGRAD_COMPILE") != "0",
         "threads": threads(),
         "numpy": np.__version__,
         "python": platform.python_version(),

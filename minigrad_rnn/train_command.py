@@ -103,20 +103,18 @@ def _plan(options: argparse.Namespace, session: Session, started: float) -> Plan
 
 
 def _measured_plan(seconds: float, session: Session, started: float) -> Plan:
-    """A plan that ends `seconds` after the start, measured on a training thrown away."""
-    generator = mg.random.generator.detach()
-    trial = Session(session.settings, session.corpus)
-    trial.advance()  # compiles what is to be compiled
-    made, begin = 0, time.perf_counter()
-    while made < 3 or time.perf_counter() - begin < min(3.0, 0.03 * seconds):
-        trial.advance()
-        made += 1
-    per_step = (time.perf_counter() - begin) / made
-    _draw_curve(trial, io.BytesIO())  # loads matplotlib
-    begin = time.perf_counter()
-    _draw_curve(trial, io.BytesIO())
-    closing = time.perf_counter() - begin + _closing(trial)
-    mg.random.generator.assign(generator)
+    """A plan that ends `seconds` after the start, measured on steps that count for nothing."""
+    with session.rehearsal():
+        session.advance()  # compiles what is to be compiled
+        made, begin = 0, time.perf_counter()
+        while made < 3 or time.perf_counter() - begin < min(3.0, 0.03 * seconds):
+            session.advance()
+            made += 1
+        per_step = (time.perf_counter() - begin) / made
+        _draw_curve(session, io.BytesIO())  # loads matplotlib
+        begin = time.perf_counter()
+        _draw_curve(session, io.BytesIO())
+        closing = time.perf_counter() - begin + _closing(session)
     left = seconds - (time.perf_counter() - started) - closing
     steps = max(1, int(left / (per_step + closing / session.per_epoch)))
     return session.step + steps, started + GRACE * seconds - closing, (per_step, closing)
@@ -197,8 +195,8 @@ class _Run:
             f"training  steps {session.step + 1:,} to {settings.steps:,} "
             f"({settings.steps / session.per_epoch:.3g} epochs), {settings.batch} streams of "
             f"{settings.seq} characters a step\n"
-            f"running   on backend {made['backend']}, {made['threads']} threads in matrix "
-            f"products; saved to {self.path} every {SAVE_EVERY:.0f} s (the save before it: "
+            f"running   {running()}, {made['threads']} threads in matrix products; saved to "
+            f"{self.path} every {SAVE_EVERY:.0f} s (the save before it: "
             f"{_beside(self.path, f'.1{self.path.suffix}')}), losses to "
             f"{_beside(self.path, '.csv')}; Ctrl-C saves and stops",
             flush=True,
@@ -246,7 +244,7 @@ class _Run:
     def _loop(self) -> None:
         session = self.session
         per_step = session.settings.batch * session.settings.seq
-        first, smooth, compiled, status = session.step, None, 0.0, ""
+        first, smooth, compiled, status = session.step, None, False, ""
         with tqdm(
             total=session.settings.steps,
             initial=first,
@@ -270,9 +268,10 @@ class _Run:
                 if bar.disable and now - told > STATUS_EVERY:
                     told = now
                     self._tell(status)
-                compiled = compiled or now  # the first step may have compiled something
-                if not self.expected and now - compiled > 0.4:
-                    self._expect(bar, now, (now - compiled) / (session.step - first - 1))
+                if not compiled:  # the first step, which may have compiled something, is no measure
+                    first, begin, compiled = session.step, now, True
+                elif not self.expected and now - begin > 0.4:
+                    self._expect(bar, now, (now - begin) / (session.step - first))
                 self._between_steps(bar, now)
             if bar.disable and status:
                 self._tell(status)
@@ -355,6 +354,8 @@ class _Run:
         same = []
         if command == "train" and self.options.text is not None:
             same += ["--text", self.options.text]
+        if command == "train" and not circumstances()["compiled"]:
+            same += ["--no-compile"]
         if self.path != Path(DEFAULT_MODEL):
             same += ["--save" if command == "train" else "--model", str(self.path)]
         return " ".join([*program(), shlex.join([command, *same, *words])])
@@ -370,6 +371,12 @@ def program() -> list[str]:
     found = shutil.which(name)
     same = found is not None and os.path.exists(called) and os.path.samefile(found, called)
     return [*chosen, name if same else shlex.quote(called)]
+
+
+def running() -> str:
+    """On which backend, compiled or not."""
+    made = circumstances()
+    return f"on backend {made['backend']}, {'compiled' if made['compiled'] else 'eager'}"
 
 
 def duration(seconds: float) -> str:

@@ -341,7 +341,7 @@ def run(oracle: Published, weights: Arrays, xs: Any, state: Any) -> tuple[Any, l
     return ys, [np.stack(parts) for parts in zip(*(s for _, s in results), strict=True)]
 
 
-def compare(name: str) -> None:
+def compare(name: str, wrap: Callable[..., Any] = lambda f: f) -> None:
     """Demand a case's values, and its gradients by all parameters, inputs and first state."""
     expected, cell = case(name), make(name)
     cell.load_state_dict(expected.weights)
@@ -351,16 +351,21 @@ def compare(name: str) -> None:
         for value, part in zip(expected.state, parts, strict=True)
     ]
     xs = mg.Tensor(expected.xs, requires_grad=True)
-    ys, last = unroll(cell, xs, rebuild(leaves))
+
+    @wrap
+    def run(xs: mg.Tensor, leaves: list[mg.Tensor]) -> Any:
+        ys, last = unroll(cell, xs, rebuild(leaves))
+        loss = mg.sum(ys * mg.Tensor(expected.weight))
+        for part, weight in zip(tree.flatten(last)[0], expected.last_weights, strict=True):
+            if part.dtype.kind == "f":
+                loss = loss + mg.sum(part * mg.Tensor(weight))
+        loss.backward()
+        return ys, last
+
+    ys, last = run(xs, leaves)
     close(ys, expected.ys)
-    loss = mg.sum(ys * mg.Tensor(expected.weight))
-    for part, value, weight in zip(
-        tree.flatten(last)[0], expected.last, expected.last_weights, strict=True
-    ):
+    for part, value in zip(tree.flatten(last)[0], expected.last, strict=True):
         close(part, value)
-        if part.dtype.kind == "f":
-            loss = loss + mg.sum(part * mg.Tensor(weight))
-    loss.backward()
     found = {k: p.grad for k, p in cell.named_parameters()} | {"xs": xs.grad}
     found |= {f"state.{i}": leaf.grad for i, leaf in enumerate(leaves) if leaf.requires_grad}
     assert set(found) == set(expected.gradients)

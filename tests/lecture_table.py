@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pytest
 
-STAGES = ("engine", "lectures", "tutorials", "compile")
+STAGES = ("engine", "lectures", "tutorials", "compile", "trained")
 # Which proofs a mark expression lets run: those not marked slow, those marked slow.
 SELECTIONS = {
     "": (True, True),

@@ -31,6 +31,18 @@ def test_values_and_gradients_are_the_papers(backend, name):
     compare(name)
 
 
+QUICK = ("RNN", "LSTM", "GRU", "clockwork", "mLSTM", "LSTM, layer norm")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CATALOGUE]
+)
+@lecture("E6", "compiled")
+def test_values_and_gradients_of_the_compiled_cell_are_the_papers(backend, name, monkeypatch):
+    monkeypatch.delenv("MINIGRAD_COMPILE", raising=False)
+    compare(name, mg.compile)
+
+
 # --- A8: outputs depend on all earlier inputs, on nothing later, on no other row -----------------
 
 FORMS = {

@@ -103,7 +103,8 @@ def test_a_training_from_its_first_line_to_the_next_commands(folder: Path) -> No
     assert re.match(r"model     1 x lstm, hidden 8: [\d,]+ parameters$", lines[1])
     assert re.match(r"training  steps 1 to \d+ \(2 epochs\), 4 streams of 10 characters", lines[2])
     assert re.match(
-        r"running   on backend numpy, 1 threads in matrix products; saved to m\.npz every 10 s",
+        r"running   on backend numpy, compiled, 1 threads in matrix products; saved to m\.npz "
+        r"every 10 s",
         lines[3],
     )
     validations = re.findall(r"^step (\d+): validation (\d\.\d{4}) bits per character$", out, re.M)

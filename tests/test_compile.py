@@ -113,6 +113,18 @@ def test_a_numpy_batch_comes_anew_at_each_call(backend):
     assert f.captures == 1
 
 
+def test_numpy_arrays_are_arguments_of_their_own(backend):
+    """Also one array at two positions; of other dtypes, one after another."""
+    f = mg.compile(lambda a, b, c: (a * 2, b * 3, c * 4))
+    for n in range(4):
+        a, b = np.arange(3) + n, np.linspace(0, 1, 5) + n
+        found = f(a, b, a)
+        for y, expected in zip(found, (2 * a, 3 * b, 4 * a), strict=True):
+            assert y.dtype == expected.dtype
+            np.testing.assert_array_equal(y.numpy(), expected)
+    assert f.captures == 1
+
+
 def test_keys_of_random_numbers_are_inputs_and_results(backend):
     @mg.compile
     def f(key, x):

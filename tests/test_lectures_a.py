@@ -147,6 +147,56 @@ def test_the_same_function_by_unroll_and_by_a_plain_for(backend, T):
         assert a.tobytes() == b.tobytes()
 
 
+@lecture("A2", "compiled")
+@pytest.mark.parametrize("way", ["unroll", "plain for"])
+def test_the_same_function_through_the_compiled_path(backend, way, monkeypatch):
+    """Against NumPy, and the gradient along a direction against a complex step, exact."""
+    monkeypatch.delenv("MINIGRAD_COMPILE", raising=False)
+    rng, T = np.random.default_rng(6), 5
+    shapes = {"W": (3, 3), "U": (2, 3), "memory": (4, 3), "left": (T, 2, 2), "right": (T, 2, 1)}
+    shapes |= {"h": (2, 3), "fast": (2, 3), "slow": (2, 3)}
+    values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    along = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    weight = rng.normal(size=(2, T, 2, 3))
+
+    def step(xp, p, x, state):
+        h, (fast, slow) = state["h"], state["traces"]
+        scores = xp.exp(h @ p["memory"].T)
+        attention = scores / scores.sum(axis=-1, keepdims=True) @ p["memory"]
+        h = xp.tanh(h @ p["W"] + x["left"] @ p["U"] + attention)
+        h = h / (1 + xp.exp(-x["right"]))
+        traces = 0.5 * fast + h, 0.9 * slow + 0.1 * h
+        return {"h": h, "gap": fast - slow}, {"h": h, "traces": traces}
+
+    def by_hand(xp, p):
+        state, rows = {"h": p["h"], "traces": (p["fast"], p["slow"])}, []
+        for t in range(T):
+            y, state = step(xp, p, {"left": p["left"][t], "right": p["right"][t]}, state)
+            rows.append(y)
+        return {name: xp.stack([row[name] for row in rows]) for name in ("h", "gap")}
+
+    @mg.compile
+    def run(p):
+        if way == "unroll":
+            xs, start = {k: p[k] for k in ("left", "right")}, {"h": p["h"]}
+            start["traces"] = p["fast"], p["slow"]
+            ys, _ = unroll(lambda x, state: step(mg, p, x, state), xs, start)
+        else:
+            ys = by_hand(mg, p)
+        (mg.sum(ys["h"] * weight[0]) + mg.sum(ys["gap"] * weight[1])).backward()
+        return ys
+
+    leaves = {name: leaf(value) for name, value in values.items()}
+    ys, expected = run(leaves), by_hand(np, values)
+    for name, y in ys.items():
+        close(y, expected[name])
+    moved = by_hand(np, {name: v + 1e-30j * along[name] for name, v in values.items()})
+    slope = (moved["h"].imag * weight[0] + moved["gap"].imag * weight[1]).sum() / 1e-30
+    close(sum((leaves[k].grad.numpy() * v).sum() for k, v in along.items()), slope, 1e-11)
+    assert run.captures == 1
+    assert run.graph.loops()
+
+
 # --- A4: an acyclic graph ------------------------------------------------------------------------
 
 

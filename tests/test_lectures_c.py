@@ -9,6 +9,7 @@ import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad import functional as F
 from minigrad import nn
+from minigrad.graph.ir import Instruction
 from minigrad_rnn import unroll
 from tests.oracles import vanilla
 from tests.recurrent import KINDS, close, gradients, leaf, random_cell, same_bits
@@ -221,3 +222,42 @@ def test_one_product_over_the_sequence_is_the_one_inside_the_loop(backend):
     ]
     for a, b in zip(*results, strict=True):
         close(a, b)
+
+
+@lecture("C5", "automatic")
+def test_compiling_takes_the_output_layer_out_of_the_loop(backend, monkeypatch):
+    """Written inside: no product with V stays there, forwards or backwards; the numbers stay."""
+    monkeypatch.delenv("MINIGRAD_COMPILE", raising=False)
+    rng, T, B, H, V = np.random.default_rng(9), 6, 2, 3, 13  # no other size is 13
+    Wx, Wh, W, c = (leaf(rng.normal(size=s)) for s in ((2, H), (H, H), (H, V), (V,)))
+    xs, weight = rng.normal(size=(T, B, 2)), rng.normal(size=(T, B, V))
+
+    @mg.compile
+    def inside(xs):
+        h, os = mg.zeros((B, H), dtype="float64"), []
+        for x in xs:
+            h = mg.tanh(x @ Wx + h @ Wh)
+            os.append(h @ W + c)
+        os = mg.stack(os)
+        mg.sum(os * mg.Tensor(weight)).backward()
+        return os
+
+    hs, h = [], np.zeros((B, H))
+    for x in xs:
+        h = np.tanh(x @ Wx.numpy() + h @ Wh.numpy())
+        hs.append(h)
+    hs = np.array(hs)
+    close(inside(xs), hs @ W.numpy() + c.numpy())
+    close(W.grad, np.einsum("tbh,tbv->hv", hs, weight))
+    close(c.grad, weight.sum(axis=(0, 1)))
+
+    def products(steps):
+        found = [s for s in steps if isinstance(s, Instruction) and s.op.name == "matmul"]
+        shapes = [[v.spec.shape for v in (*s.operands, *s.outputs)] for s in found]
+        return [shape for shape in shapes if any(V in one for one in shape)]
+
+    graph = inside.graph
+    assert graph.loops()
+    assert [products(loop.body) for loop in graph.loops()] == [[]] * len(graph.loops())
+    assert len(products(graph.steps)) == 3  # o, and what flows back to h and to V
+    assert [(T * B, H), (H, V), (T * B, V)] in products(graph.steps)

@@ -276,6 +276,40 @@ def test_the_back_propagated_gradient_is_clipped_at_every_step(backend, kind):
         close(ours, g)
 
 
+@lecture("D6", "compiled")
+@pytest.mark.parametrize("limit", [0.05, 1e3])
+def test_the_back_propagated_gradient_is_clipped_inside_compiled_backward(
+    backend, limit, monkeypatch
+):
+    """Against the equations of a tanh RNN in NumPy, whose gradient is clipped between steps."""
+    monkeypatch.delenv("MINIGRAD_COMPILE", raising=False)
+    rng = np.random.default_rng(14)
+    cell = random_cell("rnn", D, H, rng)
+    xs, weight = rng.normal(size=(T, B, D)), rng.normal(size=(T, B, H))
+    Wx, Wh, b = cell.Wx.numpy(), cell.Wh.numpy(), cell.b.numpy()
+
+    @mg.compile
+    def step(xs):
+        ys, _ = unroll(ClippedState(cell, limit), xs)
+        mg.sum(ys * mg.Tensor(weight)).backward()
+        return ys
+
+    hs = [np.zeros((B, H))]
+    for x in xs:
+        hs.append(np.tanh(x @ Wx + hs[-1] @ Wh + b))
+    close(step(xs), np.array(hs[1:]))
+    dWx, dWh, db, later, clipped = 0.0, 0.0, 0.0, 0.0, 0
+    for t in reversed(range(T)):
+        da = (weight[t] + later) * (1 - hs[t + 1] ** 2)
+        dWx, dWh, db = dWx + xs[t].T @ da, dWh + hs[t].T @ da, db + da.sum(axis=0)
+        later = np.clip(da @ Wh.T, -limit, limit)
+        clipped += int((np.abs(da @ Wh.T) > limit).sum())
+    assert (clipped > 50) == (limit < 1)
+    for p, g in ((cell.Wx, dWx), (cell.Wh, dWh), (cell.b, db)):
+        close(p.grad, g)
+    assert step.graph.loops()
+
+
 def test_clipping_backward_is_invisible_in_forward_mode(backend):
     x, v = mg.Tensor([1.0, -2.0]), mg.Tensor([30.0, 0.5])
     _, tangent = mg.jvp(lambda x: 3.0 * mg.clip_gradient(x, 0.0), [x], [v])

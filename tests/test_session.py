@@ -53,14 +53,14 @@ def test_batches_come_in_the_order_of_the_text(monkeypatch: pytest.MonkeyPatch) 
     epoch's first step is zero."""
     session = Session(TINY, CORPUS)
     seen: list[tuple[np.ndarray, np.ndarray, bool]] = []
-    loss = Session.loss
+    update = session.update
 
-    def spy(self: Session, inputs: np.ndarray, targets: np.ndarray) -> Any:
-        parts = mg.tree.flatten(self.state)[0]
-        seen.append((inputs, targets, all(not part.numpy().any() for part in parts)))
-        return loss(self, inputs, targets)
+    def spy(inputs: np.ndarray, targets: np.ndarray, state: Any, clip: float) -> Any:
+        zero = all(not part.numpy().any() for part in mg.tree.flatten(state)[0])
+        seen.append((inputs, targets, zero))
+        return update(inputs, targets, state, clip)
 
-    monkeypatch.setattr(Session, "loss", spy)
+    monkeypatch.setattr(session, "update", spy)
     n = session.per_epoch
     advanced(session, 2 * n + 1)
     length = (len(session.train_ids) - 1) // 4
@@ -138,6 +138,39 @@ def test_looking_does_not_change_a_training() -> None:
     plain_again = advanced(Session(how, CORPUS), 10)
     assert plain_again.losses == plain.losses == watched.losses
     assert same_bits(plain, watched)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_compiled_training_is_the_eager_one_captured_once(
+    backend: str, monkeypatch: pytest.MonkeyPatch, dropout: float
+) -> None:
+    how = dataclasses.replace(TINY, layers=2, dropout=dropout)
+    monkeypatch.setenv("MINIGRAD_COMPILE", "0")
+    eager = advanced(Session(how, CORPUS), 40)
+    assert not eager.update.versions
+    monkeypatch.delenv("MINIGRAD_COMPILE")
+    session = Session(how, CORPUS)
+    for n in (1, session.per_epoch, 40):
+        advanced(session, n - session.step)
+        session.validate()
+        session.settings = dataclasses.replace(how)  # as a plan does
+    assert session.update.captures == 1
+    np.testing.assert_allclose(session.losses, eager.losses, rtol=1e-4)
+    for name, value in weights(eager).items():
+        np.testing.assert_allclose(weights(session)[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_rehearsal_changes_no_number_and_what_it_compiled_stays(tmp_path: Path) -> None:
+    how = dataclasses.replace(TINY, layers=2, dropout=0.3)
+    plain, other = advanced(Session(how, CORPUS), 9), advanced(Session(how, CORPUS), 3)
+    with other.rehearsal():
+        advanced(other, 5)
+        other.validate()
+    advanced(other, 6)
+    assert other.losses == plain.losses
+    assert other.validations == []
+    assert same_bits(plain, other)
+    assert other.update.captures == 1
 
 
 @pytest.mark.parametrize(

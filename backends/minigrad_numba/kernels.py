@@ -238,9 +238,9 @@ def _folded(key: Array, n: Array, word: Any) -> Array:
 
 
 def random_next(state: Array) -> Array:
-    """The key of a generator's (seed, counter)."""
-    seed = np.array(state[:1], np.dtype("<i8")).view(np.dtype("<u4"))
-    return _folded(seed, state[1], _TWO)
+    """The key of a generator's (seed, counter), (..., 2)."""
+    seed = np.array(state[..., :1], np.dtype("<i8"), order="C").view(np.dtype("<u4"))
+    return _folded(seed, state[..., 1], _TWO)
 
 
 @kernel()

@@ -70,6 +70,7 @@ from math import prod
 from typing import cast
 
 from minigrad.graph.accumulation import summed
+from minigrad.graph.batching import batched, is_rowwise
 from minigrad.graph.ir import (
     Carry,
     Collected,
@@ -177,8 +178,11 @@ class _Split:
         return min(stages or self.parts or (0,))
 
     def batch(self, i: int) -> None:
-        """A product, or a sum of rows, for all iterations."""
+        """A product, a sum of rows, a draw or a gather for all iterations."""
         step, out = cast(Instruction, self.placed.nodes[i]), self.gaps[self.placed.level[i]]
+        if is_rowwise(step, self.rows):
+            self.rows.known[step.outputs[0]] = batched(step, self.rows, out)
+            return
         if step.op is not PRODUCT:
             whole = self.rows.of(cast(Value, step.operands[0]), out)
             axes = tuple(axis + 1 for axis in step.static["axis"])

@@ -332,10 +332,17 @@ class _Scope:
                 needed.add(step)
                 waiting += [x for x in step.operands if isinstance(x, Value)]
         order = sorted(needed, key=self.index.__getitem__)
-        body = tuple(step for step in order if isinstance(step, Instruction))
+        body = tuple(self.part(s, roots) for s in order if isinstance(s, Instruction))
         made = {value for step in body for value in step.outputs}
         inputs = dict.fromkeys(
             x for step in body for x in step.operands if isinstance(x, Value) and x not in made
         )
         op = Kernel(group.space, body, tuple(inputs), tuple(group.roots))
         return Instruction(op, tuple(inputs), {}, tuple(group.roots))
+
+    def part(self, step: Instruction, roots: set[Value]) -> Instruction:
+        """A step of a kernel's body; what it makes that lies in memory is read from there."""
+        outputs = tuple(
+            fresh(v) if v not in roots and self.is_in_memory(v) else v for v in step.outputs
+        )
+        return step if outputs == step.outputs else replace(step, outputs=outputs)

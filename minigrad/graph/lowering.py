@@ -4,7 +4,7 @@ An op's forward is NumPy's functions on arrays; run on minigrad's own functions,
 gives the instructions it is composed of, as logsumexp does. What calls itself that way (cumsum), or
 looks at values, stays. Einstein's sums, and products of one row or column for each matrix of a
 batch, become multiplications and sums, which kernels do in passing, or products. What slices are
-scattered to, their gradient, becomes a join with zeros.
+scattered to, their gradient, becomes a join with zeros; what rolls or pads, a join of pieces.
 
 >>> import minigrad as mg
 >>> graph = mg.graph.capture(lambda x: mg.logsumexp(x, axis=0), mg.zeros((2, 3))).graph
@@ -59,7 +59,7 @@ from minigrad.ops.linalg import matmul
 from minigrad.ops.shape import concatenate, reshape, transpose
 from minigrad.spec import Spec
 
-EINSUM, SCATTER = REGISTRY["einsum"], REGISTRY["scatter"]
+EINSUM, SCATTER, ROLL, PAD = (REGISTRY[name] for name in ("einsum", "scatter", "roll", "pad"))
 
 
 def lower(graph: Graph) -> Graph:
@@ -134,6 +134,10 @@ def _composition(op: Op, specs: tuple[Spec, ...], key: Any, static: Statics) -> 
             return vector_product(*xs)
         if op is SCATTER:
             return among_zeros(*xs, **static)
+        if op is ROLL:
+            return rolled(*xs, **static)
+        if op is PAD:
+            return surrounded(*xs, **static)
         return op.forward(_Functions(), *xs, **static)
 
     if op.namespace != "xp" and op is not SCATTER:
@@ -178,6 +182,25 @@ def among_zeros(values: Any, template: Sequence[Any], shape: Sequence[int]) -> A
         parts = [part for part in parts if part is y or part.shape[axis]]
         y = concatenate(parts, axis=axis) if len(parts) > 1 else y
     return y
+
+
+# --- pieces side by side -------------------------------------------------------------------------
+
+
+def rolled(x: Any, shift: int, axis: int) -> Any:
+    """The end of x before its beginning."""
+    place = -shift % max(1, x.shape[axis])
+    return shape.concatenate(shape.split(x, [place], axis=axis)[::-1], axis=axis) if place else x
+
+
+def surrounded(x: Any, widths: Sequence[tuple[int, int]], value: float) -> Any:
+    """x between constants, one axis after another."""
+    for axis, pair in enumerate(widths):
+        sizes = [(*x.shape[:axis], n, *x.shape[axis + 1 :]) for n in pair]
+        before, after = ([create.full(s, value, x.dtype)] * (n > 0) for s, n in zip(sizes, pair))
+        if any(pair):
+            x = shape.concatenate([*before, x, *after], axis=axis)
+    return x
 
 
 # --- sums of products ----------------------------------------------------------------------------

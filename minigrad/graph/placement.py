@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import cast
 
+from minigrad.graph.batching import is_rowwise
 from minigrad.graph.ir import Carry, Instruction, Loop, Step, Value, spec_of
 from minigrad.graph.rewriting import PRODUCT, SUM, VIEWS, Rows
 
@@ -46,7 +47,7 @@ class Placement:
             node = self.nodes[i]
             if (
                 isinstance(node, Instruction)
-                and (node.op is PRODUCT or is_sum_of_rows(node))
+                and (node.op is PRODUCT or is_sum_of_rows(node) or is_rowwise(node, self.rows))
                 and inner.isdisjoint(node.outputs)
                 and items.isdisjoint(map(self.rows.base, node.operands))
                 and not any(isinstance(self.rows.base_maker(x), Loop) for x in node.operands)
@@ -112,6 +113,8 @@ def batches(step: Instruction, rows: Rows) -> bool:
     """Whether the product of all iterations' operands is one product; a sum always is one sum."""
     if is_sum_of_rows(step):
         return rows.varies(step.operands[0])
+    if step.op is not PRODUCT:
+        return True
     a, b = cast(tuple[Value, Value], step.operands)
     left, right = len(a.spec.shape), len(b.spec.shape)
     if rows.varies(a) and rows.varies(b):  # what has no weight in common gains little

@@ -112,10 +112,10 @@ class Recorder:
             return leaf
         tensor = leaf if isinstance(leaf, Tensor) else Tensor(leaf)
         if self.graphs:
-            twice = self.twice.get(id(tensor))
-            if twice is not None:
+            twice = self.twice.get(id(leaf))
+            if twice is not None and tensor is leaf:
                 return self.arguments[twice]
-            self.twice[id(tensor)] = position
+            self.twice[id(leaf)] = position  # not of a tensor that is made here, and gone at once
         else:
             _refuse_history(tensor, f"argument {position}")
         node, _ = self._edge(tensor)

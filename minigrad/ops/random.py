@@ -176,15 +176,15 @@ if hasattr(os, "register_at_fork"):
 
 def _next_forward(xp: Any, state: Any) -> Any:
     """The key number counter of a seed; word 2 keeps it apart from what key(seed).fold gives."""
-    seed, counter = state[0], state[1]
-    words = xp.stack([seed & _LOW, (seed >> 32) & _LOW]).astype(xp.uint32)
+    seed, counter = state[..., 0], state[..., 1]
+    words = xp.stack([seed & _LOW, (seed >> 32) & _LOW], axis=-1).astype(xp.uint32)
     return _key_under(xp, words, counter, 2)
 
 
 _next = op(
     "random_next",
     _next_forward,
-    shape=lambda state: Spec((2,), UINT32),
+    shape=lambda state: Spec(state.shape, UINT32),
     dtypes="free",
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,10 @@ def learn_sums(
     train, test = keys(seed)
     model = make()
 
-    def loss(n: int) -> mg.Tensor:
-        xs, sums = adding(train.fold(n), T, B)
+    def loss(xs: Any, sums: Any) -> mg.Tensor:
         return mg.mean(mg.square(model(xs)[0] - mg.Tensor(sums)))
 
-    yield from learn(loss, model.parameters(), steps)
+    yield from learn(lambda n: adding(train.fold(n), T, B), loss, model.parameters(), steps)
     xs, sums = adding(test, T, 2000)
     with mg.no_grad():
         return float(np.mean((model(xs)[0].numpy() - sums) ** 2))

@@ -34,13 +34,13 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
     hidden, readout = RNNCell(1 + fed, H, dtype="float64"), Linear(H, 2, dtype="float64")
     cell = OutputFeedback(hidden, readout) if fed else Readout(hidden, readout)
 
-    def loss(n: int) -> mg.Tensor:
+    def loss() -> mg.Tensor:
         os, _ = forcing.run(cell, xs, ys) if fed else unroll(cell, xs)
         return TAU * F.cross_entropy(os, labels)
 
-    yield from learn(loss, hidden.parameters() + readout.parameters(), steps)
+    yield from learn(lambda n: (), loss, hidden.parameters() + readout.parameters(), steps)
     with mg.no_grad():
-        return loss(steps).item()
+        return loss().item()
 
 
 def _bars(without: float, with_feedback: float) -> tuple[Bar, ...]:

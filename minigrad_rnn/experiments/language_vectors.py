@@ -7,6 +7,7 @@ daughter changes a few of her mother's entries, and the leaves of a binary tree 
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 
@@ -53,12 +54,11 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
     tables, generations = family(key.fold(0), depth)
     model = MultilingualDecoder(LETTERS, D, GRUCell(D + E, H), H, len(tables), E)
 
-    def loss(n: int) -> mg.Tensor:
-        ys, spoken = texts(key.fold(1 + n), tables)
+    def loss(ys: Any, spoken: Any) -> mg.Tensor:
         return -mg.mean(model.log_probability(ys, spoken)) / T
 
     if variant == "trained":
-        yield from learn(loss, model.parameters(), steps)
+        yield from learn(lambda n: texts(key.fold(1 + n), tables), loss, model.parameters(), steps)
     return tree_correlation(model.vectors.W, generations)
 
 

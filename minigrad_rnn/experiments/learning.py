@@ -38,7 +38,8 @@ def keys(seed: int) -> tuple[mg.random.Key, mg.random.Key]:
 
 
 def learn(
-    loss: Callable[[int], mg.Tensor],
+    draw: Callable[[int], Sequence[Any]],
+    loss: Callable[..., mg.Tensor],
     parameters: Sequence[mg.Tensor],
     steps: int,
     rate: float = 0.01,
@@ -46,16 +47,24 @@ def learn(
     clip: float | None = 1.0,
     optimizer: Callable[..., Any] = mg.optim.Adam,
 ) -> Curve:
-    """Lower loss(n), n the number of the update: yields (share done, mean loss) now and then."""
+    """Lower loss(*draw(n)), n the number of the update: yields (share done, mean loss) at times.
+
+    The updates are compiled, once for each of the shapes that draw gives.
+    """
     update, seen = optimizer(parameters, lr=rate), []
-    for n in range(steps):
+
+    @mg.compile
+    def step(*batch: Any) -> mg.Tensor:
         update.zero_grad()
-        value = loss(n)
+        value = loss(*batch)
         value.backward()
         if clip is not None:
             mg.optim.clip_by_global_norm(parameters, clip)
         update.step()
-        seen.append(value.item())
+        return value
+
+    for n in range(steps):
+        seen.append(step(*draw(n)).item())
         if (n + 1) % max(1, steps // POINTS) == 0:
             yield (n + 1) / steps, float(np.mean(seen))
             seen.clear()
@@ -71,11 +80,10 @@ def classify(
     train, test = keys(seed)
     model = make()
 
-    def loss(n: int) -> mg.Tensor:
-        xs, labels = task(train.fold(n))
+    def loss(xs: Any, labels: Any) -> mg.Tensor:
         return F.cross_entropy(model(xs, len(labels)), labels)
 
-    yield from learn(loss, model.parameters(), steps, rate)
+    yield from learn(lambda n: task(train.fold(n)), loss, model.parameters(), steps, rate)
     return exact(model, [task(test.fold(n)) for n in range(batches)])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,18 +68,17 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
     train, test = keys(seed)
     cell = network(variant, size)
 
-    def cost(key: mg.random.Key, length: int, B: int) -> mg.Tensor:
-        xs, target = lists(key, length, B, size.bits)
+    def cost(xs: Any, target: Any) -> mg.Tensor:
         ys, _ = unroll(cell, xs)
-        return F.binary_cross_entropy_with_logits(ys[-length:], target) / LN2
+        return F.binary_cross_entropy_with_logits(ys[-len(target) :], target) / LN2
 
-    def loss(n: int) -> mg.Tensor:
+    def draw(n: int) -> tuple[np.ndarray, np.ndarray]:
         length = 1 + int(integers(train.fold(n).fold(0), size.longest, ()))
-        return cost(train.fold(n).fold(1), length, size.batch)
+        return lists(train.fold(n).fold(1), length, size.batch, size.bits)
 
-    yield from learn(loss, cell.parameters(), size.updates, size.rate, clip=10.0)
+    yield from learn(draw, cost, cell.parameters(), size.updates, size.rate, clip=10.0)
     with mg.no_grad():
-        return cost(test, 2 * size.longest, 100).item()
+        return cost(*lists(test, 2 * size.longest, 100, size.bits)).item()
 
 
 EXPERIMENT = Experiment(

@@ -34,7 +34,10 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
     keys(seed)
     cell = OutputFeedback(MAKE[variant](4, H), Linear(H, 2))
     yield from learn(
-        lambda n: F.cross_entropy(forcing.run(cell, xs, ys)[0], labels), cell.parameters(), steps
+        lambda n: (),
+        lambda: F.cross_entropy(forcing.run(cell, xs, ys)[0], labels),
+        cell.parameters(),
+        steps,
     )
     with mg.no_grad():
         os, _ = forcing.run(cell, xs, ys)

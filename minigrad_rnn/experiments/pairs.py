@@ -17,6 +17,7 @@ from minigrad_rnn.patterns import Decoder, EncoderDecoder
 from minigrad_rnn.seq2seq import AttentionDecoder, AttentionEncoderDecoder
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]  # (source, target), the end symbol not in it
+EVEN = 8  # what lengths in training are multiples of, so that few are to be compiled
 
 
 def model(variant: str, symbols: tuple[int, int], D: int, H: int) -> EncoderDecoder:
@@ -33,20 +34,23 @@ def model(variant: str, symbols: tuple[int, int], D: int, H: int) -> EncoderDeco
     return AttentionEncoderDecoder(encoder, AttentionDecoder(target + 1, D, cell, 2 * N, N), embed)
 
 
-def padded(rows: Sequence[Sequence[int]], fill: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of symbols as (T, B), and their lengths (B,)."""
+def padded(
+    rows: Sequence[Sequence[int]], fill: int = 0, multiple: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of symbols as (T, B), T a multiple, and their lengths (B,)."""
     lengths = np.array([len(row) for row in rows])
-    table = np.full((max(lengths, default=0), len(rows)), fill)
+    T = -(-max(lengths, default=0) // multiple) * multiple
+    table = np.full((T, len(rows)), fill)
     for b, row in enumerate(rows):
         table[: len(row), b] = row
     return table, lengths
 
 
-def arrays(net: EncoderDecoder, pairs: Pairs) -> dict[str, Any]:
+def arrays(net: EncoderDecoder, pairs: Pairs, multiple: int = 1) -> dict[str, Any]:
     """The arguments of log_probability: targets end with the end symbol, the decoder's last."""
     end = net.decoder.V - 1
-    xs, lengths = padded([source for source, _ in pairs])
-    ys, target_lengths = padded([[*target, end] for _, target in pairs], end)
+    xs, lengths = padded([source for source, _ in pairs], 0, multiple)
+    ys, target_lengths = padded([[*target, end] for _, target in pairs], end, multiple)
     return {"xs": xs, "ys": ys, "lengths": lengths, "target_lengths": target_lengths}
 
 
@@ -55,11 +59,10 @@ def train(
 ) -> Curve:
     """A fresh batch an update; the curve is nats a target symbol."""
 
-    def loss(n: int) -> mg.Tensor:
-        batch = arrays(net, draw())
-        return -mg.sum(net.log_probability(**batch)) / int(batch["target_lengths"].sum())
+    def loss(batch: dict[str, Any]) -> mg.Tensor:
+        return -mg.sum(net.log_probability(**batch)) / mg.sum(mg.Tensor(batch["target_lengths"]))
 
-    return learn(loss, net.parameters(), updates, rate)
+    return learn(lambda n: (arrays(net, draw(), EVEN),), loss, net.parameters(), updates, rate)
 
 
 def exact_match(net: EncoderDecoder, pairs: Pairs) -> float:

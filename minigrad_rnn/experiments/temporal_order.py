@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -30,9 +31,7 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
     cell, head = RNNCell(ORDER_SYMBOLS, H), Linear(H, CLASSES)
     cell.Wh.assign(RADIUS * cell.Wh.numpy())
 
-    def loss(n: int) -> mg.Tensor:
-        xs, labels = temporal_order(train.fold(n), T, B)
-
+    def loss(xs: Any, labels: Any) -> mg.Tensor:
         def score(hs: mg.Tensor) -> mg.Tensor:
             return F.cross_entropy(head(hs[-1]), labels[0])
 
@@ -45,6 +44,7 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
         return head(unroll(cell, mg.Tensor(xs))[0][-steps:])
 
     yield from learn(
+        lambda n: temporal_order(train.fold(n), T, B),
         loss,
         cell.parameters() + head.parameters(),
         steps,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
@@ -49,14 +50,19 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
     decoder = Decoder(WORDS, D, GRUCell(D, H), H, Dx=H)
     model = EncoderDecoder(Recurrent(GRUCell(D, H)), decoder, Embedding(WORDS + LANGUAGES, D))
 
-    def asked(xs: np.ndarray, target: np.ndarray) -> mg.Tensor:
+    def asked(xs: Any, target: Any) -> mg.Tensor:
         return with_target(xs, target if variant == "token" else 0 * target, WORDS)
 
-    def loss(n: int) -> mg.Tensor:
-        xs, ys, target = pairs(train.fold(n), SEEN, 64)
+    def loss(xs: Any, ys: Any, target: Any) -> mg.Tensor:
         return -mg.mean(model.log_probability(asked(xs, target), ys)) / T
 
-    yield from learn(loss, model.parameters(), 300 if quick else 3000, 0.005)
+    yield from learn(
+        lambda n: pairs(train.fold(n), SEEN, 64),
+        loss,
+        model.parameters(),
+        300 if quick else 3000,
+        0.005,
+    )
     xs, ys, target = pairs(test, UNSEEN, 500)
     return float(np.mean(model.greedy(asked(xs, target), T).numpy() == ys))
 
