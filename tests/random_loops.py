@@ -104,7 +104,7 @@ class Writer:
                 inner.append(self.one(inner))
         body, self.steps = self.steps, outer
         self.counters.pop()
-        results = [x for x in inner if x not in pool]
+        results = [x for x in inner if x not in pool] or pool
         carries = [Carry(p, self.pick(results), x) for p, x in zip(carried, initial)]
         collected, stacked = [], []
         for _ in range(rng.integers(3)):

@@ -607,7 +607,7 @@ def test_another_length_compiles_nothing(monkeypatch, tmp_path):
 # --- with LLVM's optimiser -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", some(programs.PROGRAMS, ("cell LSTM", "attention")))
+@pytest.mark.parametrize("name", some(programs.PROGRAMS, ("attention",)))
 def test_optimised_code(name, monkeypatch):
     monkeypatch.undo()
     agrees(*programs.PROGRAMS[name]())

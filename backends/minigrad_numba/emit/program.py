@@ -394,6 +394,8 @@ def made_in(loop: Loop) -> set[Value]:
 
 def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
     """The size of the first axis, and why some step needs other rows of it, if one does."""
+    if not loop.results:
+        return 0, "of which nothing is left, one thread"
     shape = loop.results[0].spec.shape
     rows = shape[0] if shape else 0
     moving = made_in(loop) - {s.parameter for s in loop.sliced}
