@@ -566,6 +566,27 @@ def test_resuming_elsewhere_says_what_differs(
     assert "note      threads was 1, now 7: the last bits may differ" in capsys.readouterr().out
 
 
+def test_no_compile_makes_the_same_training_op_by_op(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINIGRAD_COMPILE", "1")  # put back at the end
+    words = ["train", "--text", "t.txt", *SMALL, "--steps", "12", "--save"]
+    assert cli.main([*words, "m.npz"]) == 0
+    said = capsys.readouterr().out
+    assert "on backend numpy, compiled, " in said
+    assert "--no-compile" not in said
+    assert cli.main([*words, "eager.npz", "--no-compile"]) == 0
+    said = capsys.readouterr().out
+    assert "on backend numpy, eager, " in said
+    assert "--no-compile" in resume_line(said)
+    losses = [mg.load(name)[0]["losses"].numpy() for name in ("m.npz", "eager.npz")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    monkeypatch.setenv("MINIGRAD_COMPILE", "1")
+    assert cli.main(["train", "--text", "t.txt", "--save", "eager.npz", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "note      compiled was False, now True: the last bits may differ" in said
+
+
 def test_nothing_is_left_to_do(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--text", "t.txt", *SMALL, "--steps", "2"]
     assert cli.main(words) == 0
