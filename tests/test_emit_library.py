@@ -454,10 +454,10 @@ print(interrupted)
 
 
 def test_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 7)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "7")
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     assert pool.threads() == 7
-    monkeypatch.delitem(sys.modules, "numba")
+    monkeypatch.delenv("NUMBA_NUM_THREADS")
     assert pool.threads() == 5
     for useless in ("many", "0", ""):
         monkeypatch.setenv("OMP_NUM_THREADS", useless)

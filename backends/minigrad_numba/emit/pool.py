@@ -8,7 +8,6 @@ import functools
 import itertools
 import operator
 import os
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,15 +16,13 @@ Function = Callable[..., Any]
 
 
 def threads() -> int:
-    """How many threads a program gets: numba's NUMBA_NUM_THREADS if numba is imported, else
-    OMP_NUM_THREADS if it is a positive integer, else the processors this process may run on.
+    """How many threads a program gets: NUMBA_NUM_THREADS or OMP_NUM_THREADS, the first that is a
+    positive integer, else as many as the processors this process may run on.
     """
-    if "numba" in sys.modules:
-        chosen: int = sys.modules["numba"].config.NUMBA_NUM_THREADS
-        return chosen
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
-        return int(wanted)
+    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        wanted = os.environ.get(name, "")
+        if wanted.isdecimal() and int(wanted) > 0:
+            return int(wanted)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
