@@ -122,6 +122,19 @@ def uses_networks(module: types.ModuleType) -> bool:
     return any(isinstance(name, str) and name.startswith("minigrad_rnn") for name in names)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def unoptimised() -> Iterator[None]:
+    """Native programs compile without LLVM's optimiser here, in a sixth of the time."""
+    if importlib.util.find_spec("llvmlite") is None:
+        yield
+        return
+    from minigrad_numba.emit import objects
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "LEVEL", 0)
+        yield
+
+
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once on each usable backend; its value is the backend's name."""

@@ -1,4 +1,4 @@
-"""Numba's programs for tests: compiled without LLVM's optimiser, and shared among many threads."""
+"""Numba's programs for tests, their work shared among many threads however little it is."""
 
 from __future__ import annotations
 
@@ -7,37 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from llvmlite import binding
-from minigrad_numba.emit import library, nests, objects, pool, running, target
+from minigrad_numba.emit import nests, objects, pool, running
 
 import minigrad as mg
 from minigrad.graph import Graph, evaluate
 from minigrad.op import bare
 from tests import graph_programs as programs
 
-_compiled: dict[str, objects.Library] = {}
-
-
-def quickly(module: Any) -> objects.Library:
-    """objects.compile in a tenth of its time: the same instructions, none of them improved."""
-    text = str(module)
-    if text not in _compiled:
-        host, parsed = target.host(), binding.parse_assembly(text)
-        parsed.verify()
-        machine = binding.Target.from_triple(host.triple).create_target_machine(
-            cpu=host.cpu, features=host.features, opt=0, codemodel="jitdefault", jit=True,
-            reloc="default" if host.arm else "static",
-        )  # fmt: skip
-        parsed.triple, parsed.data_layout = machine.triple, str(machine.target_data)
-        _compiled[text] = objects.Library(machine.emit_object(parsed))
-    return _compiled[text]
-
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs compile without LLVM's optimiser."""
-    library.load()
-    monkeypatch.setattr(objects, "compile", quickly)
+def optimised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs compile with LLVM's optimiser, as for users; see conftest.unoptimised."""
+    monkeypatch.setattr(objects, "LEVEL", 3)
 
 
 def program(graph: Graph, threads: int = 1) -> running.Program:

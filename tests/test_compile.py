@@ -8,6 +8,7 @@ import inspect
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -1009,3 +1010,52 @@ def test_show_prints_the_graph_after_each_pass(tmp_path):
         assert why in show("show", f"{path}:{wrong}", code=2)[1]
     path.write_text(PROGRAM.replace("    main()", "    pass"))
     assert "was not called" in show("show", f"{path}:step", code=2)[1]
+
+
+def test_two_threads_share_what_a_step_assigns(backend):
+    """Reading, computing and assigning is one, so no increment and no random number is lost."""
+    count = mg.Tensor(0.0)
+
+    @mg.compile
+    def step(x):
+        count.assign(count + 1)
+        return mg.functional.dropout(x, 0.5)
+
+    x, masks = mg.ones((64,)), []
+    step(x)
+
+    def work():
+        with mg.use_backend(backend):
+            masks.extend(step(x).numpy().tobytes() for _ in range(10))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert count.item() == 21 and len(set(masks)) == 20
+
+
+def test_a_child_forked_while_a_program_runs_can_run_it(backend):
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    program = mg.compile(lambda x: mg.tanh(x @ x))
+    x = mg.ones((8, 8))
+    expected, done = program(x).numpy().tobytes(), threading.Event()
+
+    def work():
+        while not done.is_set():
+            program(x)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # a child that hangs dies of this
+                os._exit(program(x).numpy().tobytes() != expected)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        done.set()
+        thread.join()

@@ -1,4 +1,4 @@
-"""Numba's programs against the interpreter, without LLVM's optimiser but for a few.
+"""Numba's programs against the interpreter, without LLVM's optimiser but for the last ones.
 
 Shapes: T time, B batch, D input, H hidden.
 """
@@ -26,13 +26,12 @@ from minigrad.op import REGISTRY, bare, op
 from minigrad.ops import specs
 from minigrad.spec import Spec
 from tests import graph_programs as programs
-from tests.native import agrees, close, program, quick, quickly  # noqa: F401
+from tests.native import agrees, close, optimised, program  # noqa: F401
 from tests.op_checks import calls, laid_out
 from tests.op_table import ROWS
 from tests.random_loops import random_graph
 from tests.recurrent import leaf
 
-pytestmark = pytest.mark.usefixtures("quick")
 F64 = np.dtype("float64")
 
 
@@ -608,14 +607,14 @@ def test_another_length_compiles_nothing(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("name", some(programs.PROGRAMS, ("attention",)))
-def test_optimised_code(name, monkeypatch):
-    monkeypatch.undo()
+@pytest.mark.usefixtures("optimised")
+def test_optimised_code(name):
     agrees(*programs.PROGRAMS[name]())
 
 
-def test_training_in_float32_follows_float64(monkeypatch):
-    """Twenty calls that feed each other, optimised, on two threads, against the interpreter."""
-    monkeypatch.undo()
+@pytest.mark.usefixtures("optimised")
+def test_training_in_float32_follows_float64():
+    """A step, optimised, on two threads, against the interpreter in float64."""
     graph, inputs = programs.lstm_step(6, 3, 5, 9, "float32")
     exact, wide = programs.lstm_step(6, 3, 5, 9, "float64")
     found = program(programs.optimised(graph), 2)

@@ -181,6 +181,10 @@ SUMS = {  # what is added up, and the shape of what is left
     "product and row": (lambda x, y, W, p: [p + x @ y + mg.sum(x, axis=0)], [1]),
     "scaled": (lambda x, y, W, p: [p + (x @ y) * W], [1]),
     "row of something": (lambda x, y, W, p: [p + x @ y + mg.sum(x * y, axis=0)], [0, [0], 1]),
+    "stretched": (
+        lambda x, y, W, p: [p + mg.sum(x, axis=0) + mg.sum(y, axis=0)],
+        None,
+    ),
     "left invariant": (lambda x, y, W, p: [p + W @ x], None),
     "some stays": (
         lambda x, y, W, p: [p + x @ y + mg.reshape(x[0], (3, 1)) * y[:1]],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -273,6 +275,7 @@ class Program:
     def __init__(self, graph: Graph, backend: Any) -> None:
         self.graph, self.backend = graph, backend
         self.lock = threading.Lock()
+        _programs.add(self)
         layouts = [compact(*value.spec) for value in graph.inputs]
         self.first = Text(graph, backend, layouts)
         self.texts = {tuple([like.strides for like in layouts]): self.first}
@@ -308,3 +311,16 @@ class Program:
 def emit(graph: Graph, backend: Any) -> Program:
     """A graph as a program for a backend whose arrays are NumPy's."""
     return Program(graph, backend)
+
+
+_programs: weakref.WeakSet[Program] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child no other thread runs a program, whatever was held when it was forked."""
+    for program in list(_programs):
+        program.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -25,6 +25,8 @@ from minigrad.graph.skeleton import fresh
 def summed(loop: Loop) -> tuple[Loop, list[Step]]:
     """The loop without what it only adds up, and the steps that add it up after the loop.
 
+    Products times an invariant are summed before they are multiplied, which rounds otherwise, and
+    overflows otherwise where the invariant is huge or infinite.
     A sum stays where its terms, kept for all iterations, would take much memory.
     """
     sums = _Sums(loop)
@@ -92,8 +94,8 @@ class _Sums:
         parts: list[Operand] = [] if _is_zero(first) else [first]
         parts += [self.product(x) for x in products]
         parts += [self.total(x) for x in small if isinstance(x, Value)]
-        if len(parts) == 1 and isinstance(parts[0], Value) and parts[0].spec != output.spec:
-            parts.insert(0, first)
+        if not any(spec_of(x) == output.spec for x in parts):
+            parts.insert(0, first)  # zeros, to which the terms are stretched
         while len(parts) > 2:
             parts[:2] = [self.out.emit(ADD, *parts[:2])]
         if len(parts) == 2:

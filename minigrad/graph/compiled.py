@@ -96,6 +96,8 @@ class Compiled:
             if captured is not None and call is not None:
                 places = captured.places(leaves)
                 inputs = captured.inputs(leaves)
+                if captured.targets:  # read, computed and assigned as one, for all threads
+                    return captured.commit(places, call(inputs))
         if captured is None or call is None:
             return self.f(*args, **named)
         outputs = call(inputs)

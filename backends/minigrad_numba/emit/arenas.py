@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
@@ -30,6 +31,16 @@ class Arena:
 
 _free: list[Arena] = []
 _lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """The child has none of the parent's threads, one of which may hold the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from .. import disk
 from . import target
 
+LEVEL = 3  # of LLVM's optimisation of programs; at 0 they compile six times as fast
 DIGEST = hashlib.sha256().digest_size  # bytes at the start of a file, of what follows them
 
 
@@ -64,15 +65,15 @@ def compile(module: ir.Module | str) -> Library:
     Functions that it declares are looked up in the process and in binding.add_symbol's names.
     """
     text = str(module)
-    return find(text, lambda: text)
+    return find(text, lambda: text, LEVEL)
 
 
-def find(key: str, build: Callable[[], ir.Module | str]) -> Library:
+def find(key: str, build: Callable[[], ir.Module | str], level: int = 3) -> Library:
     """The machine code of the module that `build` makes; equal keys mean equal modules."""
-    digest = hashlib.sha256(f"{_surroundings()}\n{key}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{_surroundings()}\n{level}\n{key}".encode()).hexdigest()
     with global_compiler_lock:  # which disk.py makes safe across fork
         if digest not in _libraries:
-            _libraries[digest] = _load(digest) or _make(digest, build)
+            _libraries[digest] = _load(digest) or _make(digest, build, level)
         return _libraries[digest]
 
 
@@ -110,12 +111,13 @@ def _load(digest: str) -> Library | None:
     return library
 
 
-def _make(digest: str, build: Callable[[], ir.Module | str]) -> Library:
+def _make(digest: str, build: Callable[[], ir.Module | str], level: int) -> Library:
     """Compile, and write the code to disk where that is possible."""
     started = time.perf_counter()
     disk.announcement.begin()
     try:
-        code = target.host().machine(jit=True).emit_object(target.optimise(build()))
+        machine = target.host().machine(True, level)
+        code = machine.emit_object(target.optimise(build(), level=level))
         library = Library(code)
     finally:
         disk.announcement.end()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -73,12 +75,9 @@ class Program:
 
     def __init__(self, graph: Graph, backend: Any) -> None:
         self.graph, self.backend = fuse(graph, support.is_vector), backend
-        large = sum(1 for _ in self.graph.walk()) > MOST
-
-        def is_outside(step: Step) -> bool:
-            return is_foreign(step) or (large and not isinstance(step, Loop))
-
-        self.plan = plan(self.graph, is_outside)
+        large = sum(map(_instructions, self.graph.walk())) > MOST
+        around = {step for step in self.graph.steps if large and not isinstance(step, Loop)}
+        self.plan = plan(self.graph, lambda step: step in around or is_foreign(step))
         self.lock = threading.Lock()
         self.parts: list[Segment | Step] = []
         self.notes: list[str] = [f"more than {MOST} steps: its loops alone are native"] * large
@@ -92,6 +91,7 @@ class Program:
         self.native = objects.compile(self.text)
         self.cost = _spent(before)
         self.memory()
+        _programs.add(self)
 
     def write(self, module: ir.Module) -> None:
         """The code of each run of native steps."""
@@ -139,6 +139,7 @@ class Program:
         for part in self.parts:
             if not isinstance(part, Segment):
                 continue
+            part.moving = []
             part.native = self.native.function(part.name, SIGNATURE)
             for i, buffer in enumerate(part.buffers):
                 if buffer in self.constants:
@@ -187,7 +188,7 @@ class Program:
     def fresh(self, buffer: Any) -> np.ndarray:
         """An array that nobody holds: new, or one of two that were returned and let go since."""
         for array in self.kept[buffer]:
-            if sys.getrefcount(array) == 3:  # the list, `array`, and the argument of this call
+            if sys.getrefcount(array) == ALONE:
                 return array
         made = np.empty(buffer.value.spec.shape, buffer.dtype)
         if made.nbytes > PAGE and len(self.kept[buffer]) < 2:
@@ -252,6 +253,33 @@ class Program:
                 "op by op: " + ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts)
             )
         return "\n".join(lines)
+
+
+def _instructions(step: Step) -> int:
+    """How many instructions a step is."""
+    return len(step.op.body) if isinstance(getattr(step, "op", None), Kernel) else 1
+
+
+def _held(arrays: list[np.ndarray]) -> int:
+    """The references to an array of a list, seen in a loop over the list, as in `fresh`."""
+    for array in arrays:
+        return sys.getrefcount(array)
+    return 0
+
+
+ALONE = _held([np.empty(0)])  # of an array that nobody else holds; it differs among Pythons
+_programs: weakref.WeakSet[Program] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child no other thread runs a program, whatever was held when it was forked."""
+    for program in list(_programs):
+        program.lock = threading.Lock()
+        program.memory()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _described(step: Step) -> str:

@@ -44,13 +44,13 @@ class Target:
         """Vector registers there are."""
         return 32 if self.arm or self.has("avx512f") else 16
 
-    def machine(self, jit: bool = False) -> binding.TargetMachine:
+    def machine(self, jit: bool = False, level: int = 3) -> binding.TargetMachine:
         """A new target machine; an execution engine takes the one that it is given."""
         wide = ",-prefer-256-bit" if self.has("avx512f") else ""
         return binding.Target.from_triple(self.triple).create_target_machine(
             cpu=self.cpu,
             features=self.features + wide,
-            opt=3,
+            opt=level,
             reloc="default" if self.arm else "static",
             codemodel="jitdefault",
             jit=jit,
@@ -67,7 +67,9 @@ def host() -> Target:
     )
 
 
-def optimise(module: ir.Module | str, target: Target | None = None) -> binding.ModuleRef:
+def optimise(
+    module: ir.Module | str, target: Target | None = None, level: int = 3
+) -> binding.ModuleRef:
     """Verify a module and run LLVM's passes over it, but for those that make vectors of loops."""
     target = target or host()
     machine = target.machine()
@@ -75,7 +77,7 @@ def optimise(module: ir.Module | str, target: Target | None = None) -> binding.M
     parsed.triple = machine.triple
     parsed.data_layout = str(machine.target_data)
     parsed.verify()
-    options = binding.create_pipeline_tuning_options(speed_level=3)
+    options = binding.create_pipeline_tuning_options(speed_level=level)
     options.loop_vectorization = options.slp_vectorization = False
     options.loop_interleaving = options.loop_unrolling = False  # half the code, as fast
     builder = binding.create_pass_builder(machine, options)
