@@ -1059,3 +1059,25 @@ def test_a_child_forked_while_a_program_runs_can_run_it(backend):
     finally:
         done.set()
         thread.join()
+
+
+def test_a_gradient_that_another_thread_sets_during_a_capture_is_its_own(backend):
+    mine, other = leaf([1.0, 2.0]), leaf([3.0])
+
+    def elsewhere():
+        with mg.use_backend(backend):
+            other.grad = mg.Tensor([7.0], dtype=other.dtype)
+
+    @mg.compile
+    def step(x):
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        mine.grad = None
+        (mine * x).sum().backward()
+
+    step(mg.ones((2,), dtype=mine.dtype))
+    assert other.grad.tolist() == [7.0] and mine.grad.tolist() == [1.0, 1.0]
+    other.grad = None
+    step(mg.ones((2,), dtype=mine.dtype))
+    assert other.grad is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator
+from threading import get_ident
 from typing import Any
 
 from minigrad.graph.looks import Looks
@@ -27,14 +28,16 @@ class Circumstances:
         self.training: dict[Module, bool] = {}
         self.switched: dict[Module, None] = {}
         self.gradients: dict[Node, Any] = {}  # whether .grad was None at the first look, or WRITTEN
+        self.written: set[Node] = set()  # leaves whose .grad was set
         self.looks = Looks(f, leaves)
+        self.thread = get_ident()  # what other threads do meanwhile is no part of it
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Within the block it is seen which modules are asked and switched, which .grad is used."""
         training, grad = vars(Module)["training"], vars(Node)["grad"]
         Module.training = self  # type: ignore[assignment]
-        setattr(Node, "grad", _Grad(grad, self.gradients))  # noqa: B010
+        setattr(Node, "grad", _Grad(grad, self))  # noqa: B010
         try:
             with self.looks.watched():
                 yield
@@ -46,12 +49,13 @@ class Circumstances:
         if module is None:
             return True
         training: bool = vars(module).get("training", True)
-        if module not in self.switched:
+        if module not in self.switched and get_ident() == self.thread:
             self.training[module] = training
         return training
 
     def __set__(self, module: Module, training: bool) -> None:
-        self.switched[module] = None
+        if get_ident() == self.thread:
+            self.switched[module] = None
         vars(module)["training"] = training
 
     def difference(self) -> str | None:
@@ -84,18 +88,21 @@ class Circumstances:
 class _Grad:
     """Stands in the place of `Node.grad`."""
 
-    def __init__(self, plain: Any, seen: dict[Node, Any]) -> None:
-        self.plain, self.seen = plain, seen
+    def __init__(self, plain: Any, watcher: Circumstances) -> None:
+        self.plain, self.watcher = plain, watcher
 
     def __get__(self, node: Node | None, kind: Any = None) -> Any:
         if node is None:
             return self.plain
         grad = self.plain.__get__(node)
-        self.seen.setdefault(node, grad is None)
+        if get_ident() == self.watcher.thread:
+            self.watcher.gradients.setdefault(node, grad is None)
         return grad
 
     def __set__(self, node: Node, grad: Any) -> None:
-        self.seen.setdefault(node, WRITTEN)
+        if get_ident() == self.watcher.thread:
+            self.watcher.gradients.setdefault(node, WRITTEN)
+            self.watcher.written.add(node)
         self.plain.__set__(node, grad)
 
 

@@ -79,6 +79,7 @@ class Recorder:
         self.existing: dict[int, Tensor] = {id(x): x for x in _tensors()}
         self.by_array: dict[int, list[Tensor]] = {}
         self.grads: dict[Node, Tensor | None] = {}
+        self.written: set[Node] = set()  # of these, those that were set
         self.owner: dict[int, Node] = {}  # of a tensor that is the .grad of a leaf
         for x in self.existing.values():
             if hasattr(x, "backend"):
@@ -334,7 +335,8 @@ class Recorder:
             elif id(tensor) in self.given:
                 targets.append(Argument(self.given[id(tensor)]))
                 outputs.append(self.value(tensor))
-        for node, old in sorted(self.grads.items(), key=lambda item: item[0].id):
+        for node in sorted(self.written & self.grads.keys(), key=lambda node: node.id):
+            old = self.grads[node]
             if node.grad is None and (old is not None or used.get(node) is WRITTEN):
                 cleared.append(self._gradient(node))
             elif node.grad is not None and node.grad is not old:
@@ -375,7 +377,8 @@ class Recorder:
 
     def hooked(self) -> list[Node]:
         """The nodes whose hooks the capture has run, or may have."""
-        changed = [node for node, old in self.grads.items() if node.grad is not old]
+        known = self.written & self.grads.keys()
+        changed = [node for node in known if node.grad is not self.grads[node]]
         found = [node for node in (*changed, *self.nodes) if node.hooks]
         self.nodes = []
         return found
@@ -399,8 +402,8 @@ class Recorder:
                 rebind(tensor, old)
                 if tensor.node is not None:
                     tensor.node.version = version
-        for node, grad in self.grads.items():
-            node.grad = grad
+        for node in self.written & self.grads.keys():
+            node.grad = self.grads[node]
         self.ended = True
         self.existing, self.by_array, self.owner = {}, {}, {}
         self.grads, self.arguments, self.given, self.twice = {}, {}, {}, {}

@@ -80,6 +80,7 @@ def trace(
     """
     with capturing:
         recorder, circumstances = Recorder(graphs), Circumstances(f, leaves)
+        recorder.written = circumstances.written
         alone = recorder.references()
         given = [recorder.argument(i, x) for i, x in enumerate(leaves)]
         try:
