@@ -992,6 +992,7 @@ def show(*words, code=0):
     return done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_show_prints_the_graph_after_each_pass(tmp_path):
     path = tmp_path / "program.py"
     path.write_text(PROGRAM)

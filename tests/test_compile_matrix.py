@@ -271,7 +271,7 @@ def test_a_compiled_training_is_the_eager_one(backend, name):
 # --- every cell ----------------------------------------------------------------------------------
 
 
-DEFAULT = ("LSTM", "GRU", "clockwork", "LSTM, zoneout", "fast weights")
+DEFAULT = ("LSTM", "fast weights")
 EACH = pytest.mark.parametrize("name", CATALOGUE)
 SOME = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in DEFAULT else pytest.mark.slow) for n in CATALOGUE]

@@ -186,6 +186,7 @@ def loops(seeds):
         close([y.get() for y in program([bare(x) for x in inputs])], wanted)
 
 
+@pytest.mark.slow
 def test_loops_written_at_random():
     loops(range(20))
 

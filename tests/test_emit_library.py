@@ -269,7 +269,13 @@ def test_a_second_process_loads(tmp_path: Path) -> None:
         assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.parametrize("damage", ["first byte", "last byte", "cut", "empty"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "cut",
+        *(pytest.param(d, marks=pytest.mark.slow) for d in ("first byte", "last byte", "empty")),
+    ],
+)
 def test_a_damaged_file_is_compiled_anew(tmp_path: Path, damage: str) -> None:
     printed(start(PROGRAM, tmp_path))
     (path,) = stored(tmp_path)
@@ -286,6 +292,7 @@ def test_a_damaged_file_is_compiled_anew(tmp_path: Path, damage: str) -> None:
     assert printed(start(PROGRAM, tmp_path))[:3] == [21, 0, 1]
 
 
+@pytest.mark.slow
 def test_processes_at_once(tmp_path: Path) -> None:
     results = [printed(p) for p in [start(PROGRAM, tmp_path) for _ in range(3)]]
     assert all(result[0] == 21 and sum(result[1:3]) == 1 for result in results)

@@ -131,6 +131,7 @@ def test_more_random_loops():
     loops(range(12, 500))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
 def test_every_op(part):
     """A sample of each row of the op table, inputs in several layouts."""

@@ -204,7 +204,15 @@ def operands_of(op: Op, dtype: Any) -> list[np.ndarray]:
     return [np.resize(values(BOOL), x[1].shape), *x[1:]] if op.name == "where" else x
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, *INTEGERS, BOOL], ids=str)
+DTYPES = [  # the first are in every kernel of a network, the others take the same code
+    pytest.param(
+        d, id=str(d), marks=[] if str(d) in ("float32", "int64", "bool") else pytest.mark.slow
+    )
+    for d in (*FLOATS, *INTEGERS, BOOL)
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("op", [op for op in ELEMENTWISE if op.name != "astype"], ids=repr)
 def test_every_elementwise_op_is_numpys(op: Op, dtype: Any) -> None:
     if op.dtypes == "float" and dtype.kind != "f":
@@ -246,8 +254,8 @@ def test_the_other_ops_are_no_vector_code() -> None:
     assert len(used) > 40 and all(callable(getattr(xp, name)) for name in used)
 
 
-@pytest.mark.parametrize("source", [*FLOATS, *INTEGERS, BOOL], ids=str)
-@pytest.mark.parametrize("target", [*FLOATS, *INTEGERS, BOOL], ids=str)
+@pytest.mark.parametrize("source", DTYPES)
+@pytest.mark.parametrize("target", DTYPES)
 def test_conversions_are_numpys(source: Any, target: Any) -> None:
     x = values(source)
     y = native(lambda xp, x: x.astype(target), source)(x)

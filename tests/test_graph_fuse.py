@@ -141,6 +141,7 @@ def test_reshapes_of_what_lies_scattered_read_a_copy():
 # --- elementwise, reducer ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_elementwise_ops_are_those_whose_results_change_with_their_own_elements_alone():
     """Found out by brute force: one element of every operand is changed, one of the result does."""
     seen = set()

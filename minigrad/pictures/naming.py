@@ -163,7 +163,7 @@ class _Watcher:
             elif self.open and self.open[-1][0] is frame:
                 self.open.pop()
         own = (frame.f_globals.get("__name__") or "").startswith("minigrad.")
-        if event == "return" and not own:
+        if event == "return" and not own and not code.co_name.startswith("<"):  # comprehensions
             for name, x in frame.f_locals.items():
                 if isinstance(x, Tensor) and hasattr(x, "backend"):
                     value = getattr(bare(x), "value", None)
