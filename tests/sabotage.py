@@ -62,8 +62,8 @@ EDITS = (
     Edit(
         "A1",
         UNROLLING,
-        "ys[t], state = cell(x, state)",
-        "ys[t], _ = cell(x, state)",
+        "ys[t], state = y, new",
+        "ys[t], _ = y, new",
         "every step starts from the first state",
     ),
     Edit("A2", UNROLLING, "x = inputs[t]", "x = inputs[t - 1]", "every step sees the input before"),
@@ -99,8 +99,8 @@ EDITS = (
     Edit(
         "A6",
         UNROLLING,
-        "ys[t], state = cell(x, state)",
-        "ys[t], state = cell(x, tree.map(lambda s: 0.7 * s, state))",
+        "ys[t], state = y, new",
+        "ys[t], state = y, tree.map(lambda s: 0.7 * s, new)",
         "the state fades",
     ),
     Edit(

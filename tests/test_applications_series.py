@@ -151,6 +151,7 @@ def compared(backend, seed, H, passes, k):
     return ar, errors(ahead), np.sqrt(late)
 
 
+@pytest.mark.slow
 @lecture("I11", "forecast")
 @pytest.mark.long
 def test_five_networks_beat_autoregression_at_horizons_1_and_20(backend):

@@ -272,7 +272,10 @@ def test_a_compiled_training_is_the_eager_one(backend, name):
 
 
 DEFAULT = ("LSTM", "fast weights")
-EACH = pytest.mark.parametrize("name", CATALOGUE)
+TRAINED = (*DEFAULT, "RNN", "GRU", "clockwork", "LSTM, layer norm", "mLSTM", "QRNN", "LMU")
+MANY = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in TRAINED else pytest.mark.slow) for n in CATALOGUE]
+)
 SOME = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[] if n in DEFAULT else pytest.mark.slow) for n in CATALOGUE]
 )
@@ -285,7 +288,7 @@ def cell_of(name, rng):
     return cell
 
 
-@EACH
+@MANY
 def test_every_cell_trains_as_it_does_eagerly(backend, name):
     """A plain loop and a ragged unroll, three steps."""
     found = []

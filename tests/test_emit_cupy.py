@@ -385,7 +385,7 @@ def test_integers_and_bools_are_computed_as_numpy_does():
 SHAPES = [((3, 5, 7), (1,)), ((70, 80), (0,)), ((80, 70), (1,)), ((130, 40), (0, 1))]
 
 
-@pytest.mark.parametrize("threaded", [False, True])
+@pytest.mark.parametrize("threaded", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_reductions_by_one_thread_and_by_trees_of_threads(threaded):
     """Short axes, tall and flat arrays, whole ones: each shape of a block, against NumPy."""
     cases = []

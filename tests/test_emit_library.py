@@ -193,6 +193,7 @@ AVX512 = target.Target(
 OLD = target.Target("x86_64-unknown-linux-gnu", "x86-64", "+sse2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processor", "lanes", "rows", "instruction", "register"),
     [

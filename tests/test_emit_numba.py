@@ -104,6 +104,7 @@ def test_float32(name):
         np.testing.assert_allclose(x, y.numpy(), rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_random_programs():
     for seed in range(8):
         agrees(*programs.pooled(seed), threads=(1 + seed % 3,))

@@ -408,6 +408,7 @@ OPS = {
 BODIES = st.lists(st.tuples(st.sampled_from(sorted(OPS)), *ROWS), min_size=2, max_size=10)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     body=BODIES, carried=st.tuples(*ROWS), kept=st.integers(0, 9), trips=st.integers(2, 5),

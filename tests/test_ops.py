@@ -70,4 +70,5 @@ def test_samples_are_enough(row):
     found = list(calls(row))
     assert len(found) >= 3
     sizes = [x.size for call in found for x in (*call.arrays, *call.reference(call.arrays))]
-    assert 0 in sizes or row.name == "random.next", "its state always holds two numbers"
+    fixed = {"random.next": "its state always holds two numbers", "finite": "it looks at one"}
+    assert 0 in sizes or row.name in fixed

@@ -21,7 +21,7 @@ from minigrad.optim import Optimizer, Schedule
 from minigrad.tensor import Tensor
 
 KINDS: tuple[type[Any], ...] = (Module, Optimizer, Schedule)  # whose attributes are watched
-ENGINE = ("minigrad", "minigrad_rnn")  # whose own variables do not change
+ENGINE = "minigrad"  # and what is called so with an ending: their own variables do not change
 HEAP_TYPE = 1 << 9  # CPython's flag of a class that Python code has made
 PLAIN = (int, float, complex, bool, str, bytes)
 MISSING: Any = object()
@@ -67,7 +67,7 @@ class Looks:
             self._contents(value)
             yield value, None
         own = str(f.__globals__.get("__name__")).partition(".")[0]
-        if own in ENGINE or package not in (None, own):
+        if own.startswith(ENGINE) or package not in (None, own):
             return
         for name in _global_names(f.__code__):
             if name in f.__globals__:
@@ -90,7 +90,7 @@ class Looks:
     def watch(self, x: Any) -> None:
         """Watch an object of a class that Python code has made."""
         kind = type(x)
-        own = str(kind.__module__).partition(".")[0] == ENGINE[0]
+        own = str(kind.__module__).partition(".")[0] == ENGINE
         if kind.__flags__ & HEAP_TYPE and not own and not isinstance(x, (*KINDS, Tensor)):
             plain = getattr(kind, "__getattribute__") is object.__getattribute__  # noqa: B009
             if plain and hasattr(x, "__dict__") and kind not in self.kinds:
