@@ -161,6 +161,7 @@ def test_five_networks_beat_autoregression_at_horizons_1_and_20(backend):
         assert net[19] < ar[19], (seed, net[19], ar[19])
 
 
+@pytest.mark.slow
 @lecture("I11", "free-running")
 @pytest.mark.long
 def test_free_running_errors_grow_and_forced_ones_do_not(backend):

@@ -120,6 +120,7 @@ def cells(request):
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "cell",
     [pytest.param(x, id=x, marks=[] if x in USUAL else pytest.mark.slow) for x in ORACLES],

@@ -100,6 +100,7 @@ def test_a_loss_goes_on_from_the_state_before(model: CharacterModel, ids: np.nda
     assert first + second == pytest.approx(whole, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reset", [0.0, 3.0])  # added to the forget gates: 3 keeps 98 % of c a step
 def test_a_long_text_read_in_parts_has_the_score_of_one_pass(
     monkeypatch: pytest.MonkeyPatch, reset: float
