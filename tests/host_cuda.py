@@ -130,7 +130,7 @@ class RawModule:
         RawModule.count += 1
         self.name = f"module{self.count}"
         self.code, self.options = code, options
-        self.library: Any = None
+        self.shared: Any = None
         self.waiting.append(self)
 
     def load(self) -> None:
@@ -142,19 +142,19 @@ class RawModule:
             for name, parameters in KERNEL.findall(code):
                 given = ", ".join(map(argument, range(1000), parameters.split(",")))
                 text.append(LAUNCH.format(module.name, name, given))
-        library = compiled("\n".join(text), self.options)
+        shared = compiled("\n".join(text), self.options)
         for module in modules:
-            module.library = library
+            module.shared = shared
             self.waiting.remove(module)
 
     def get_function(self, name: str) -> Any:
         def launch(grid: tuple[int], block: tuple[int, int], args: tuple[Any, ...]) -> None:
-            if self.library is None:
+            if self.shared is None:
                 self.load()
             slots = [
                 ctypes.c_double(x) if isinstance(x, float) else ctypes.c_longlong(x) for x in args
             ]
             packed = (ctypes.c_longlong * len(slots)).from_buffer_copy(b"".join(map(bytes, slots)))
-            self.library[f"launch_{self.name}_{name}"](packed, *grid, *block)
+            self.shared[f"launch_{self.name}_{name}"](packed, *grid, *block)
 
         return launch

@@ -8,17 +8,8 @@ from math import prod
 from typing import cast
 
 from minigrad.graph.ir import Carry, Instruction, Loop, Operand, Step, Value, spec_of
-from minigrad.graph.rewriting import (
-    ADD,
-    MULTIPLY,
-    PRODUCT,
-    RESHAPE,
-    SUM,
-    TRANSPOSE,
-    Builder,
-    Rows,
-    live,
-)
+from minigrad.graph.properties import PRODUCT
+from minigrad.graph.rewriting import ADD, MULTIPLY, RESHAPE, SUM, TRANSPOSE, Builder, Rows, live
 from minigrad.graph.skeleton import fresh
 
 

@@ -84,10 +84,9 @@ from minigrad.graph.ir import (
     Value,
 )
 from minigrad.graph.placement import Placement
+from minigrad.graph.properties import PRODUCT, STACK
 from minigrad.graph.rewriting import (
     INDEX,
-    PRODUCT,
-    STACK,
     Builder,
     Names,
     Rows,

@@ -58,16 +58,8 @@ from minigrad.graph.ir import (
     Value,
 )
 from minigrad.graph.places import Group, Piece, Plan, Run
-from minigrad.graph.rewriting import (
-    INDEX,
-    STACK,
-    Builder,
-    Names,
-    first_row,
-    renamed,
-    renamed_loop,
-    tall,
-)
+from minigrad.graph.properties import STACK
+from minigrad.graph.rewriting import INDEX, Builder, Names, first_row, renamed, renamed_loop, tall
 from minigrad.op import bare
 from minigrad.tensor import make
 

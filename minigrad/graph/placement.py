@@ -8,7 +8,8 @@ from typing import cast
 
 from minigrad.graph.batching import is_rowwise
 from minigrad.graph.ir import Carry, Instruction, Loop, Step, Value, spec_of
-from minigrad.graph.rewriting import PRODUCT, SUM, VIEWS, Rows
+from minigrad.graph.properties import PRODUCT
+from minigrad.graph.rewriting import SUM, VIEWS, Rows
 
 
 class Placement:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from minigrad.graph.ir import Collected, Indexed, Instruction, Loop, Operand, Step, Value
-from minigrad.graph.rewriting import CONCATENATE, STACK, UNSTACK
+from minigrad.graph.properties import CONCATENATE, STACK
+from minigrad.graph.rewriting import UNSTACK
 
 
 @dataclass(eq=False, slots=True)

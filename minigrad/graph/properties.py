@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from minigrad.graph.ir import Affine, Instruction, Value, map_static
+from minigrad.graph.ir import Affine, Counter, Instruction, Value, map_static
 from minigrad.graph.skeleton import hashable
 from minigrad.op import REGISTRY, Op, Static
 from minigrad.tensor import Shape
@@ -100,11 +100,16 @@ def is_join(op: Op) -> bool:
     return op in (CONCATENATE, STACK)
 
 
+def counters(static: Static) -> list[Counter]:
+    """Those that static arguments depend on."""
+    found: list[Counter] = []
+    map_static(lambda x: found.append(x.counter) if isinstance(x, Affine) else x, static)
+    return found
+
+
 def has_counter(static: Static) -> bool:
     """Whether static arguments depend on a loop's iteration."""
-    found: list[Any] = []
-    map_static(lambda leaf: found.append(leaf) if isinstance(leaf, Affine) else None, static)
-    return bool(found)
+    return bool(counters(static))
 
 
 def looks_at_values(step: Instruction) -> bool:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from minigrad.graph.ir import (
-    Affine,
     Carry,
     Instruction,
     Loop,
@@ -15,19 +14,16 @@ from minigrad.graph.ir import (
     Stacked,
     Step,
     Value,
-    map_static,
     spec_of,
 )
+from minigrad.graph.properties import CONCATENATE, counters
 from minigrad.op import REGISTRY, Op
 from minigrad.spec import Spec
 
-ADD, CONCATENATE, INDEX, MULTIPLY, PRODUCT, RESHAPE, STACK, SUM, TRANSPOSE, UNSTACK = (
+ADD, INDEX, MULTIPLY, RESHAPE, SUM, TRANSPOSE, UNSTACK = (
     REGISTRY[name]
-    for name in (
-        "add", "concatenate", "index", "multiply", "matmul", "reshape", "stack", "sum",
-        "transpose", "unstack",
-    )
-)  # fmt: skip
+    for name in ("add", "index", "multiply", "reshape", "sum", "transpose", "unstack")
+)
 VIEWS = (RESHAPE, TRANSPOSE)
 View = tuple[Op, tuple[int, ...]]  # axes of a transpose, shape of a reshape
 Names = dict[Value, Value]  # what stands for a value from now on
@@ -212,23 +208,13 @@ def lifted(loop: Loop) -> tuple[list[Step], Loop]:
         if (
             isinstance(step, Loop)
             or not changing.isdisjoint(step.operands)
-            or _counts(step, loop)
+            or loop.counter in counters(step.static)
         ):  # fmt: skip
             body.append(step)
             changing.update(step.outputs)
         else:
             before.append(step)
     return before, replace(loop, body=tuple(body)) if before else loop
-
-
-def _counts(step: Instruction, loop: Loop) -> bool:
-    """Whether an instruction depends on the number of the loop's iteration."""
-    found: list[bool] = []
-    map_static(
-        lambda leaf: found.append(isinstance(leaf, Affine) and leaf.counter is loop.counter),
-        step.static,
-    )
-    return any(found)
 
 
 def live(loop: Loop) -> Loop:

@@ -56,10 +56,8 @@ import numpy as np
 
 from minigrad.errors import MinigradError
 from minigrad.graph.ir import (
-    Affine,
     Carry,
     Collected,
-    Counter,
     Graph,
     Indexed,
     Instruction,
@@ -68,9 +66,8 @@ from minigrad.graph.ir import (
     Step,
     Value,
     is_number,
-    map_static,
 )
-from minigrad.graph.properties import contiguous, is_elementwise, views
+from minigrad.graph.properties import contiguous, counters, is_elementwise, views
 from minigrad.graph.rolling import same
 from minigrad.graph.skeleton import hashable, skeleton
 from minigrad.op import execute
@@ -112,13 +109,6 @@ def _number(x: Operand) -> Hashable:
     return key_of(x) if is_number(x) else None
 
 
-def _counters(step: Instruction) -> list[Counter]:
-    """Those that the static arguments depend on."""
-    found: list[Counter] = []
-    map_static(lambda x: found.append(x.counter) if isinstance(x, Affine) else x, step.static)
-    return found
-
-
 @dataclass(slots=True)
 class _Level:
     """What has been written so far of the whole graph or of a loop's body."""
@@ -154,7 +144,7 @@ class _Rewriter:
 
     def written(self, step: Instruction) -> tuple[Value, ...]:
         """The outputs of the step, or of an equal one that stands there already."""
-        needs = (*step.operands, *_counters(step))
+        needs = (*step.operands, *counters(step.static))
         level = self.levels[depth := max([self.depth.get(x, 0) for x in needs], default=0)]
         key, operands, integers = skeleton(step)
         twin = level.seen.setdefault((key, *map(key_of, operands), integers), step)
@@ -167,7 +157,7 @@ class _Rewriter:
     def simpler(self, step: Instruction) -> tuple[Operand, ...] | None:
         """What the outputs are without this step, if that is known."""
         values = [x for x in step.operands if isinstance(x, Value)]
-        if all(x.constant is not None for x in values) and not _counters(step):
+        if all(x.constant is not None for x in values) and not counters(step.static):
             if _elements(step.outputs) > min(SMALL, _elements(values)):
                 return None
             given = [x.constant if isinstance(x, Value) else x for x in step.operands]
@@ -178,7 +168,7 @@ class _Rewriter:
         before: Instruction | None = step
         while before is not None and len(chain) < 2:
             values = [x for x in before.operands if isinstance(x, Value)]
-            if len(values) > 1 or before.op.outputs or _counters(before):
+            if len(values) > 1 or before.op.outputs or counters(before.static):
                 return None
             chain.insert(0, before)
             if values[0].spec == step.outputs[0].spec and self.gives_back(values[0].spec, chain):

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import library
+from minigrad.graph.planning import ALIGNMENT
 
-LINE = 64  # bytes of the cache's lines
+from . import library
 
 
 class Arena:
     """Memory for one call at a time, and the state of its threads' barrier, zeros at first."""
 
     def __init__(self, size: int) -> None:
-        self.array = np.zeros(size + library.BARRIER_SIZE + LINE, dtype=np.uint8)
+        self.array = np.zeros(size + library.BARRIER_SIZE + ALIGNMENT, dtype=np.uint8)
         self.size = size
-        self.first = -self.array.ctypes.data % LINE + library.BARRIER_SIZE
+        self.first = -self.array.ctypes.data % ALIGNMENT + library.BARRIER_SIZE
         self.start = self.array.ctypes.data + self.first
         self.barrier = self.start - library.BARRIER_SIZE
 

@@ -55,7 +55,7 @@ class Library:
     def function(self, name: str, signature: Any) -> Any:
         """A function for Python to call, without the GIL; signature: a ctypes.CFUNCTYPE."""
         function = signature(self.address(name))
-        function.library = self
+        function.code = self
         return function
 
 

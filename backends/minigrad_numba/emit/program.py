@@ -18,7 +18,7 @@ from llvmlite import ir
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value
 from minigrad.graph.nests import CopyNest, Nest
-from minigrad.graph.planning import Buffer, Copy, Location, Plan, Row
+from minigrad.graph.planning import ALIGNMENT, Buffer, Copy, Location, Plan, Row
 from minigrad.graph.properties import PRODUCT, View, is_join, views
 
 from . import library, products
@@ -300,7 +300,7 @@ class Function:
 
     def scratch(self, dtype: Any, size: int, each: bool) -> Any:
         """Memory for this thread alone."""
-        line = 64 // dtype.itemsize
+        line = ALIGNMENT // dtype.itemsize
         size = -(-size // line) * line
         buffer = self.plan.scratch(dtype, size, "each")
         return self.at(self.pointer(buffer), self.thread, self.number(size), dtype)

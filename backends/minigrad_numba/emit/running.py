@@ -19,11 +19,11 @@ from minigrad.graph.engine import bare, make
 from minigrad.graph.fusing import Kernel, fuse
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
-from minigrad.graph.planning import plan
+from minigrad.graph.planning import ALIGNMENT, plan
 from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
 
 from . import library, objects, pool, support, target
-from .arenas import LINE, Arena, arena
+from .arenas import Arena, arena
 from .program import Function
 
 SIGNATURE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4)
@@ -124,7 +124,7 @@ class Program:
         size = self.plan.bytes
         for buffer in self.plan.buffers:
             if buffer.kind in ("own", "each"):
-                size = -(-size // LINE) * LINE
+                size = -(-size // ALIGNMENT) * ALIGNMENT
                 buffer.offset = size
                 size += buffer.bytes * (self.pool.threads if buffer.kind == "each" else 1)
         self.bytes = size
