@@ -146,7 +146,8 @@ class _Run:
         self.session, self.path, self.options, self.started = session, path, options, started
         self.pace = pace
         self.saved_step, self.saved_at, self.deadline = session.step, started, deadline
-        self.interrupted = self.expected = self.sampled = self.late = False
+        self.interrupted = self.saving = False
+        self.expected = self.sampled = self.late = False
 
     def run(self) -> int:
         session = self.session
@@ -215,6 +216,8 @@ class _Run:
             signal.signal(signal.SIGINT, before)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted and self.saving:
+            return  # a save takes less than it would take to say so
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
@@ -237,9 +240,13 @@ class _Run:
         print(f"kept      the model that {self.path} held as {kept}", flush=True)
 
     def _save(self) -> None:
-        self.session.save(self.path)
-        self.saved_step, self.saved_at = self.session.step, time.perf_counter()
-        _write_losses(self.session, self.path)
+        self.saving = True
+        try:
+            self.session.save(self.path)
+            self.saved_step, self.saved_at = self.session.step, time.perf_counter()
+            _write_losses(self.session, self.path)
+        finally:
+            self.saving = False
 
     def _loop(self) -> None:
         session = self.session
