@@ -229,6 +229,7 @@ class Stream:
     and the k2 - k1 steps before; the state is carried forward forever, what is older is forgotten.
     With k1 < k2 those steps before are computed again, from the state that they started from and
     with the same random numbers. Each advance draws the state that its resets begin anew from.
+    `advance` binds its state anew, which compile refuses: what is to be compiled takes TBPTT.
     """
 
     def __init__(self, cell: Any, loss: Loss, k1: int, k2: int, state: Any = None) -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -304,6 +305,45 @@ class Plain:
         return self.inner[0].w * x
 
 
+class Settings:
+    """What is found through lists, through its class, through a module."""
+
+    scale = 2.0
+
+    def __init__(self):
+        self.rate = 2.0
+
+
+settings = types.ModuleType("settings")
+settings.scale = 2.0
+
+
+def test_numbers_in_containers_classes_and_modules_that_are_bound_anew(backend, monkeypatch):
+    several, one = [{"a": (Settings(),)}], Settings()
+
+    @mg.compile
+    def f(x):
+        return x * several[0]["a"][0].rate, x * one.scale, x * settings.scale
+
+    def found():
+        return [y.tolist() for y in f(vector(1.0))]
+
+    assert found() == [[2.0], [2.0], [2.0]]
+    several[0]["a"][0].rate = 3.0
+    assert found() == [[3.0], [2.0], [2.0]]
+    monkeypatch.setattr(Settings, "scale", 5.0)
+    assert found() == [[3.0], [5.0], [2.0]]
+    monkeypatch.setattr(settings, "scale", 7.0)
+    assert found() == [[3.0], [5.0], [7.0]]
+    one.scale = 11.0
+    assert found() == [[3.0], [11.0], [7.0]]
+    assert f.captures == 5
+    assert found() == [[3.0], [11.0], [7.0]]
+    assert f.captures == 5
+    for what in ("rate of Settings", "scale of Settings", "scale"):
+        assert f"captured again: was with another {what}\n" in f.report()
+
+
 def test_attributes_of_plain_objects_that_are_bound_anew(backend):
     cell = Plain()
     f = mg.compile(lambda x: cell(x))
@@ -528,6 +568,7 @@ def test_a_state_that_is_bound_anew_instead_of_assigned_is_no_constant(backend):
         def __init__(self):
             self.h = mg.zeros(1)
             self.past = [mg.zeros(1)]
+            self.both = (mg.zeros(1), mg.zeros(1))
 
     cell = Cell()
 
@@ -541,7 +582,12 @@ def test_a_state_that_is_bound_anew_instead_of_assigned_is_no_constant(backend):
         cell.past[0] = cell.past[0] + x
         return cell.past[0] * 1
 
-    for step in (f, g):
+    @mg.compile
+    def of_a_pair(x):
+        cell.both = (cell.both[0] + x, cell.both[1] * x)
+        return cell.both[0] * 1
+
+    for step in (f, g, of_a_pair):
         step(mg.ones(1))
         with pytest.raises(CaptureError, match="return it or assign it"):
             step(mg.ones(1))

@@ -44,7 +44,8 @@ def compile(f: Callable[..., Any]) -> Compiled:
     each call. Outputs are the result, what f assigns, and `.grad`; they are committed together at
     the end. Anything else that f went by (other arguments' values, numbers and objects around it,
     `training`, no_grad, the backend) is part of what was captured: where it differs, f is captured
-    anew. Other effects of f on Python happen at a capture alone, and the report names them.
+    anew. What is in an array around f is constant; pass it as an argument. Other effects of f on
+    Python happen at a capture alone, and the report names them.
 
     The result has `report()`, what was captured, why again, and what passes and backend made of it;
     `source()`, the backend's text; `graph`, after all passes; `captures`, their number; and `f`.

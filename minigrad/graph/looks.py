@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dis
-import functools
 from collections.abc import Callable, Iterable, Iterator
-from itertools import zip_longest
+from functools import lru_cache, partial
+from itertools import pairwise, zip_longest
 from operator import is_
 from threading import get_ident
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from minigrad import tree
 from minigrad.nn import Module
 from minigrad.optim import Optimizer, Schedule
 from minigrad.tensor import Tensor
@@ -32,8 +33,8 @@ class Looks:
     watched, the attributes that were read of modules, optimizers and the user's own objects."""
 
     def __init__(self, f: Callable[..., Any], leaves: Iterable[Any]) -> None:
-        self.names: dict[tuple[int, str], tuple[dict[str, Any], str, Any, Any]] = {}
-        self.cells: list[tuple[Any, str, Any]] = []
+        # what reads a variable or an attribute, how it is called, what stood there; by its place
+        self.places: dict[Any, tuple[Callable[[], Any], str, Any]] = {}
         self.items: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # of lists and dicts found there
         self.patched: list[type[Any]] = []
         self.changed: list[str] = []  # by f itself, at the capture
@@ -50,7 +51,7 @@ class Looks:
             if id(x) in seen:
                 continue
             seen[id(x)] = x
-            if isinstance(x, functools.partial):
+            if isinstance(x, partial):
                 waiting += [(y, None) for y in (x.func, *x.args, *x.keywords.values())]
             elif isinstance(x, MethodType):
                 waiting += [(x.__func__, None), (x.__self__, None)]
@@ -62,28 +63,37 @@ class Looks:
 
     def _variables(self, f: FunctionType, package: str | None) -> Iterator[tuple[Any, str | None]]:
         for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
-            value = _inside(cell)
-            self.cells.append((cell, name, value))
-            self._contents(value)
-            yield value, None
+            yield self._place(id(cell), partial(_inside, cell), name), None
         own = str(f.__globals__.get("__name__")).partition(".")[0]
         if own.startswith(ENGINE) or package not in (None, own):
             return
-        for name in _global_names(f.__code__):
-            if name in f.__globals__:
-                value = f.__globals__[name]
-                self._name(f.__globals__, name, f)
-                yield value, own
+        for name, attribute in _global_names(f.__code__):
+            names = f.__globals__
+            if isinstance(names.get(name), ModuleType) and attribute:
+                names, name = vars(names[name]), attribute
+                if str(names.get("__name__")).startswith(ENGINE):
+                    continue
+            if name in names:
+                yield self._name(names, name, name), own
 
-    def _name(self, names: dict[str, Any], name: str, owner: Any) -> None:
-        value = names.get(name, MISSING)
+    def _name(self, names: dict[str, Any], name: str, called: str) -> Any:
+        return self._place((id(names), name), partial(names.get, name, MISSING), called)
+
+    def _place(self, place: Any, read: Callable[[], Any], called: str) -> Any:
+        value = read()
         if not isinstance(value, (ModuleType, type)):
-            self.names[id(names), name] = names, name, value, owner
+            self.places[place] = read, called, value
             self._contents(value)
+        return value
 
     def _contents(self, value: Any) -> None:
-        if isinstance(value, (list, dict)):
+        if not isinstance(value, (list, dict, tuple)) or id(value) in self.items:
+            return
+        if not isinstance(value, tuple):
             self.items[id(value)] = value, tuple(_items(value))
+        for item in _items(value):
+            self._contents(item)
+            self.watch(item)
 
     # attributes
 
@@ -116,63 +126,57 @@ class Looks:
     def _patch(self, kind: type[Any]) -> None:
         if "__getattribute__" in vars(kind):
             return
-        names, find = self.names, object.__getattribute__
+        places, find = self.places, object.__getattribute__
 
         def look(x: Any, name: str) -> Any:
             value = find(x, name)
             if name[:2] != "__" and name != "training" and get_ident() == self.thread:
                 own = find(x, "__dict__")
-                if (id(own), name) not in names:
-                    self._name(own, name, x)
+                if (id(own), name) not in places:
+                    self._name(own, name, f"{name} of {type(x).__name__}")
+                    self._inherited(type(x), name)
                     self.watch(value)
             return value
 
         kind.__getattribute__ = look  # type: ignore[assignment]
         self.patched.append(kind)
 
+    def _inherited(self, kind: type[Any], name: str) -> None:
+        """The attribute of the first class that has it, unless that is code."""
+        owner = next((k for k in kind.__mro__ if name in vars(k)), None)
+        if owner and (owner, name) not in self.places and not hasattr(vars(owner)[name], "__get__"):
+            read = partial(vars(owner).get, name, MISSING)
+            self._place((owner, name), read, f"{name} of {owner.__name__}")
+
     # afterwards
 
     def _settle(self) -> None:
         """Forget what f itself has changed, which calls do not repeat; tensors remain, for what
         stands in their places now belongs to the capture."""
-        for key, (names, name, was, owner) in list(self.names.items()):
-            now = names.get(name, MISSING)
-            if now is not was and not isinstance(was, Tensor) and not isinstance(now, Tensor):
-                del self.names[key]
-                self.changed.append(_called(name, owner))
-        for i, (cell, name, was) in reversed(list(enumerate(self.cells))):
-            now = _inside(cell)
-            if now is not was and not isinstance(was, Tensor) and not isinstance(now, Tensor):
-                del self.cells[i]
-                self.changed.append(name)
+        for place, (read, called, was) in list(self.places.items()):
+            now = read()
+            if now is not was and not _tensors((was, now)):
+                del self.places[place]
+                self.changed.append(called)
         for number, (value, items) in list(self.items.items()):
             found = _items(value)
             if same(found, items):
                 continue
-            replaced = [x for x, y in zip_longest(items, found) if x is not y]
-            if not any(isinstance(x, Tensor) for x in replaced):
+            if not _tensors([x for x, y in zip_longest(items, found) if x is not y]):
                 del self.items[number]
-                if not any(isinstance(x, Tensor) for x in found):
+                if not _tensors(found):
                     self.changed.append(f"a {type(value).__name__}")
 
     def difference(self) -> str | None:
         """What is another object now than it was, if anything is."""
-        for names, name, was, owner in self.names.values():
-            now = names.get(name, MISSING)
+        for read, called, was in self.places.values():
+            now = read()
             if now is not was and not _equal(was, now):
-                return f"with another {_called(name, owner)}"
-        for cell, name, was in self.cells:
-            now = _inside(cell)
-            if now is not was and not _equal(was, now):
-                return f"with another {name}"
+                return f"with another {called}"
         for value, items in self.items.values():
             if not same(_items(value), items):
                 return f"with other items in a {type(value).__name__}"
         return None
-
-
-def _called(name: str, owner: Any) -> str:
-    return name if isinstance(owner, FunctionType) else f"{name} of {type(owner).__name__}"
 
 
 def _inside(cell: CellType) -> Any:
@@ -191,15 +195,23 @@ def same(found: Any, items: tuple[Any, ...]) -> bool:
     return len(found) == len(items) and all(map(is_, found, items))
 
 
+def _tensors(found: Iterable[Any]) -> bool:
+    """Whether there are tensors in nests."""
+    return any(isinstance(x, Tensor) for x in tree.flatten(list(found))[0])
+
+
 def _equal(a: Any, b: Any) -> bool:
     return type(a) is type(b) and isinstance(a, PLAIN) and repr(a) == repr(b)
 
 
-@functools.lru_cache(maxsize=1024)
-def _global_names(code: CodeType) -> tuple[str, ...]:
-    """The global variables that code reads, that of functions within it included."""
+@lru_cache(maxsize=1024)
+def _global_names(code: CodeType) -> tuple[tuple[str, str], ...]:
+    """The global variables that code reads, that of functions within it included, each with the
+    attribute that it reads of it, or ""."""
     names = [
-        x.argval for x in dis.get_instructions(code) if x.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+        (x.argval, then.argval if then.opname in ("LOAD_ATTR", "LOAD_METHOD") else "")
+        for x, then in pairwise(dis.get_instructions(code))
+        if x.opname in ("LOAD_GLOBAL", "LOAD_NAME")
     ]
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
