@@ -326,7 +326,8 @@ assert FAST or after > 1e-2
 # %% [markdown]
 # Does a network that keeps its gradients then also *learn* over long lags? That takes longer to
 # show: `minigrad-rnn experiment temporal_order` trains one to tell which of two symbols came first,
-# with clipping, and with Omega besides. The other answers, gated cells and slower time scales, are
+# with clipping, and with Omega besides (its gradient as published, which there learns every time,
+# and the exact one, which does not). The other answers, gated cells and slower time scales, are
 # the next tutorials' matter.
 #
 # ## Exercises
