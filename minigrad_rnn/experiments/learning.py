@@ -46,12 +46,15 @@ def learn(
     *,
     clip: float | None = 1.0,
     optimizer: Callable[..., Any] = mg.optim.Adam,
+    falling: bool = False,
 ) -> Curve:
     """Lower loss(*draw(n)), n the number of the update: yields (share done, mean loss) at times.
 
-    The updates are compiled, once for each of the shapes that draw gives.
+    The updates are compiled, once for each of the shapes that draw gives. With falling the rate
+    goes to 0 along half a cosine.
     """
     update, seen = optimizer(parameters, lr=rate), []
+    schedule = mg.optim.CosineSchedule(update, steps) if falling else None
 
     @mg.compile
     def step(*batch: Any) -> mg.Tensor:
@@ -61,6 +64,8 @@ def learn(
         if clip is not None:
             mg.optim.clip_by_global_norm(parameters, clip)
         update.step()
+        if schedule is not None:
+            schedule.step()
         return value
 
     for n in range(steps):

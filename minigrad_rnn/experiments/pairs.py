@@ -55,14 +55,15 @@ def arrays(net: EncoderDecoder, pairs: Pairs, multiple: int = 1) -> dict[str, An
 
 
 def train(
-    net: EncoderDecoder, draw: Callable[[], Pairs], updates: int, rate: float = 0.01
+    net: EncoderDecoder, draw: Callable[[], Pairs], updates: int, rate: float = 0.01, falling: bool = False
 ) -> Curve:
     """A fresh batch an update; the curve is nats a target symbol."""
 
     def loss(batch: dict[str, Any]) -> mg.Tensor:
         return -mg.sum(net.log_probability(**batch)) / mg.sum(mg.Tensor(batch["target_lengths"]))
 
-    return learn(lambda n: (arrays(net, draw(), EVEN),), loss, net.parameters(), updates, rate)
+    batches = lambda n: (arrays(net, draw(), EVEN),)  # noqa: E731
+    return learn(batches, loss, net.parameters(), updates, rate, falling=falling)
 
 
 def exact_match(net: EncoderDecoder, pairs: Pairs) -> float:
