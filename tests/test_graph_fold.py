@@ -304,6 +304,18 @@ def test_batch_first_slices_have_a_static_integer_affine_in_the_iteration():
     assert [(x.start, x.step) for x in found] == [(4, -1)]
 
 
+@pytest.mark.parametrize("shifts", [(1, 2, 1), (0, 1, 0, 1), (1, 2, 3, 1, 2), (2, 2, 2, 3)])
+def test_static_integers_that_come_back_to_the_first_are_not_affine(shifts):
+    def f(x):
+        for shift in shifts:
+            x = mg.tanh(mg.roll(x, shift, axis=0)) * 2 + x * 3
+        return x
+
+    x = mg.Tensor(rng_of(9).normal(size=7))
+    [found] = evaluate(folds(f, x), [x])
+    assert np.array_equal(found.numpy(), f(x).numpy())
+
+
 @pytest.mark.parametrize("d", [1, 2, 3, 5])
 def test_an_edge_of_delay_d_in_place_of_the_one_of_delay_1(backend, d):
     """h(t) = tanh(h(t - d) W + x(t)): the folded graph has one edge, of delay d, none of 1."""

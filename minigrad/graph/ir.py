@@ -7,7 +7,7 @@ they are used means the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
@@ -215,6 +215,16 @@ def _walk(steps: Iterable[Step]) -> Iterator[Step]:
 def is_number(x: Any) -> bool:
     """Whether an operand is a weak Python number."""
     return x.__class__ in NUMBERS
+
+
+def key_of(x: Operand) -> Hashable:
+    """An operand as part of a key; 1, 1.0 and True are not the same, nor are 0.0 and -0.0."""
+    return (type(x), repr(x)) if x.__class__ in NUMBERS else x
+
+
+def same(x: Operand, y: Operand) -> bool:
+    """Whether two operands are one value, or equal numbers; 0.0 and -0.0 are not."""
+    return x is y or (type(x) is type(y) and not isinstance(x, Value) and repr(x) == repr(y))
 
 
 def spec_of(x: Operand) -> Spec:

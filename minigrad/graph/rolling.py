@@ -8,13 +8,14 @@ value. Such a run becomes one Loop, in its place; whatever differs at its ends s
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from minigrad.graph.captured import Captured
+from minigrad.graph.columns import Columns, Items, Table, Use
 from minigrad.graph.ir import (
     Affine,
     Carry,
@@ -29,14 +30,15 @@ from minigrad.graph.ir import (
     Value,
     spec_of,
 )
-from minigrad.graph.skeleton import Skeleton, clone, fresh, skeleton
+from minigrad.graph.skeleton import clone, fresh
 from minigrad.graph.tracing import capture
+from minigrad.op import REGISTRY
 
 PERIODS = 64  # how many later occurrences of a step are tried as the start of the next iteration
 PROBE = 4
 WORTH_A_NOTE = 4  # how many steps a loop would have saved for its failure to be reported
+UNSTACK = REGISTRY["unstack"]
 Failures = dict[str, tuple[Step, ...]]  # why steps that look like a repetition are none
-Places = dict[Value, tuple[Any, int]]  # of an item of a stacked value: which, and where in it
 
 
 def fold(program: Graph | Captured | Callable[..., Any], *args: Any) -> Graph:
@@ -65,16 +67,17 @@ def _unstacked_first(graph: Graph) -> tuple[list[Step], list[Step]]:
 
     `xs[t]` unstacks xs where it is first used, in the middle of the first iteration.
     """
-    made = {value for step in graph.steps for value in step.outputs}
-    first: list[Step] = [
-        step
-        for step in graph.steps
-        if isinstance(step, Instruction)
-        and step.op.name == "unstack"
-        and made.isdisjoint(x for x in step.operands if isinstance(x, Value))
-    ]
-    early = set(first)
-    return first, [step for step in graph.steps if step not in early]
+    inputs = set(graph.inputs)
+    first: list[Step] = []
+    rest: list[Step] = []
+    for step in graph.steps:
+        early = (
+            isinstance(step, Instruction)
+            and step.op is UNSTACK
+            and all(x in inputs or getattr(x, "constant", None) is not None for x in step.operands)
+        )
+        (first if early else rest).append(step)
+    return first, rest
 
 
 class Run(NamedTuple):
@@ -84,11 +87,13 @@ class Run(NamedTuple):
     period: int
     trips: int
     saved: int  # steps fewer, less one for each carry, indexed input and the loop itself
+    columns: Columns
+    uses: list[Use]
 
 
 class _Folder:
     def __init__(self) -> None:
-        self.places: Places = {}
+        self.places: Items = {}
         self.failures: Failures = {}
 
     def fold(self, steps: Sequence[Step], needed: set[Value]) -> tuple[Step, ...]:
@@ -106,7 +111,7 @@ class _Folder:
     def remember(self, step: Step) -> None:
         """Know the outputs of a multi-output op, and those of a loop, as items of one thing."""
         if isinstance(step, Loop):
-            _remember_items(step, self.places)
+            self.places.update(_items(step))
         elif step.op.outputs:
             self.places.update({v: (step, i) for i, v in enumerate(step.outputs)})
 
@@ -117,37 +122,24 @@ class _Folder:
         return step
 
 
-def _remember_items(loop: Loop, places: Places) -> None:
-    for collected in loop.collected:
-        places.update({value: (collected, t) for t, value in collected.outputs.items()})
+def _items(loop: Loop) -> Items:
+    return {value: (c, t) for c in loop.collected for t, value in c.outputs.items()}
 
 
 class _Sequence:
     """One list of steps, in which the best runs are sought from left to right."""
 
     def __init__(
-        self,
-        steps: tuple[Step, ...],
-        needed: set[Value],
-        places: Places,
-        failures: Failures,
+        self, steps: tuple[Step, ...], needed: set[Value], places: Items, failures: Failures
     ) -> None:
-        self.steps, self.places, self.failures = steps, dict(places), failures
-        self.skeletons: list[Skeleton] = [skeleton(step) for step in steps]
-        numbers: dict[Any, int] = {}
-        self.labels = [numbers.setdefault(s.key, len(numbers)) for s in self.skeletons]
+        self.steps, self.failures = steps, failures
+        self.table = Table(steps, needed, places)
+        self.labels = self.table.labels
         self.label_array = np.array(self.labels)
         self.breaks: dict[int, Any] = {}  # where a step differs from the one a period later
-        self.where: list[list[int]] = [[] for _ in numbers]
-        self.maker: dict[Operand, tuple[int, int]] = {}
-        self.last_use: dict[Operand, float] = {}
-        for i, (step, found) in enumerate(zip(steps, self.skeletons, strict=True)):
-            self.where[self.labels[i]].append(i)
-            for o, v in enumerate(step.outputs):
-                self.maker[v] = i, o
-            for x in found.operands:
-                self.last_use[x] = i
-        self.last_use.update(dict.fromkeys(needed, float("inf")))
+        self.where: list[list[int]] = [[] for _ in range(max(self.labels, default=-1) + 1)]
+        for i, label in enumerate(self.labels):
+            self.where[label].append(i)
 
     def folded(self) -> tuple[Step, ...]:
         result: list[Step] = []
@@ -211,171 +203,71 @@ class _Sequence:
 
     def run(self, start: int, period: int, most: int) -> Run | None:
         """As many of these windows as agree in what they do it to."""
-        trips, why = 1, None
-        while trips < most and why is None:
-            why = self._objection(start, period, trips, most)
-            trips += why is None
-        uses = self.uses(start, period, trips) if trips > 1 else None
+        columns = Columns(self.table, start, period, most)
+        trips, why = columns.agree, columns.objection
+        uses = columns.uses() if trips > 1 else None
         if uses is None:
             if most > 2 and (most - 1) * period > WORTH_A_NOTE and why is not None:
-                self.failures.setdefault(why, self.steps[start : start + most * period])
+                region = self.steps[start : start + most * period]
+                self.failures.setdefault(self._told(*why), region)
             return None
-        distinct = {use for row in uses for use in row if use[0] in ("carry", "indexed")}
-        window = range(start, start + period)
-        if not distinct and all(
-            self.skeletons[i].integers == self.skeletons[i + period].integers for i in window
-        ):
+        distinct = {use for use in uses if use[0] in ("carry", "indexed")}
+        if not distinct and all(now == after for now, after in columns.integers()):
             return None  # the same computation again and again is none
         saved = (trips - 1) * period - 1 - len(distinct)
-        return Run(start, period, trips, saved) if saved > 0 else None
+        return Run(start, period, trips, saved, columns, uses) if saved > 0 else None
 
-    def _objection(self, start: int, period: int, t: int, most: int) -> str | None:
-        """Why window t does not continue what windows 0 ... t-1 do, or None."""
-        for q in range(start, start + period):
-            i = q + t * period
-            now, origin = self.skeletons[i], self.skeletons[q]
-            if now.integers != origin.integers:
-                second = self.skeletons[q + period].integers
-                affine = tuple(a + t * (b - a) for a, b in zip(origin.integers, second))
-                if now.integers != affine:
-                    return f"a static integer of {self._name(i)} is not affine in the iteration"
-            past = self.skeletons[i - period].operands
-            for position, (x, before) in enumerate(zip(now.operands, past, strict=True)):
-                first = origin.operands[position]
-                if not self._continues(x, before, first, start, period, t) and not (
-                    self._before_delay(q, position, start, period, t, most)
-                ):
-                    return (
-                        f"operand {position} of {self._name(i)} is neither the same in all "
-                        f"iterations, nor of this or an earlier one, nor the next item of a "
-                        f"stacked value"
-                    )
-        return None
-
-    def _name(self, i: int) -> str:
+    def _told(self, i: int, operand: int | None) -> str:
         step = self.steps[i]
-        return "a loop" if isinstance(step, Loop) else step.op.name
-
-    def _continues(
-        self, x: Operand, before: Operand, first: Operand, start: int, period: int, t: int
-    ) -> bool:
-        """Whether x, in window t, follows the operands in windows t-1 and 0."""
-        i, o = self.maker.get(x, (-1, 0))
-        j, p = self.maker.get(before, (-1, 0))
-        if i >= start:  # made within the run; the first such operand is made in its first window
-            return (i == j + period and o == p) if j >= start else i < start + period
-        return j < start and self._next_item(x, before, first, t)
-
-    def _next_item(self, x: Operand, before: Operand, first: Operand, t: int) -> bool:
-        if (x is before and x is first) or (same(x, before) and same(x, first)):
-            return True
-        if not (isinstance(x, Value) and isinstance(before, Value) and isinstance(first, Value)):
-            return False
-        if x.constant is not None and before.constant is not None and first.constant is not None:
-            return True  # constants may differ in any way
-        places = self.places
-        if x not in places or before not in places or first not in places:
-            return False
-        (group, a), (other, b), (third, c) = places[first], places[before], places[x]
-        return group is other is third and (b - a) * t == (c - a) * (t - 1)
-
-    def _before_delay(
-        self, q: int, position: int, start: int, period: int, t: int, most: int
-    ) -> bool:
-        """Whether a later window's operand is the first to come, by a delay, from the first one:
-        the windows before have initial values, whatever these are."""
-        for later in range(most):
-            x = self.skeletons[q + later * period].operands[position]
-            i, _ = self.maker.get(x, (-1, 0))
-            if i >= start:
-                return later > t and i < start + period
-        return False
-
-    def uses(self, start: int, period: int, trips: int) -> list[list[tuple[Any, ...]]] | None:
-        """For each step of a window, what each operand is: ("same", x), ("here", step, output),
-        ("carry", step, output, initial values) or ("indexed", items); None if some is nothing."""
-        found = []
-        for q in range(start, start + period):
-            windows = [self.skeletons[q + t * period].operands for t in range(trips)]
-            found.append([self._use(column, start) for column in zip(*windows, strict=True)])
-        return None if any(use is None for row in found for use in row) else found  # type: ignore
-
-    def _use(self, column: tuple[Operand, ...], start: int) -> tuple[Any, ...] | None:
-        made = self.maker
-        for delay, x in enumerate(column):
-            if x in made and made[x][0] >= start:
-                place = made[x][0] - start, made[x][1]
-                return ("carry", *place, column[:delay]) if delay else ("here", *place)
-        first = column[0]
-        if all(x is first or same(x, first) for x in column):
-            return "same", first
-        # What was taken for initial values, and no result came after them, must be items too.
-        agree = all(
-            self._next_item(column[t], column[t - 1], column[0], t) for t in range(1, len(column))
+        name = "a loop" if isinstance(step, Loop) else step.op.name
+        if operand is None:
+            return f"a static integer of {name} is not affine in the iteration"
+        return (
+            f"operand {operand} of {name} is neither the same in all iterations, nor of this or an "
+            f"earlier one, nor the next item of a stacked value"
         )
-        return ("indexed", column) if agree else None
 
     # the loop
 
     def loop(self, run: Run) -> Loop:
         """The loop that a run is; its collected outputs are the values that others use."""
-        start, period, trips = run.start, run.period, run.trips
-        end = start + period * trips
-        uses = self.uses(start, period, trips) or []
-        counter = Counter()
-        made: dict[tuple[int, int], Value] = {}
-        parameters: dict[tuple[Any, ...], Value] = {}
-        body: list[Step] = []
-        for q, row in enumerate(uses):
-            step = self.steps[start + q]
-            operands: list[Operand] = []
-            for x, use in zip(self.skeletons[start + q].operands, row, strict=True):
+        values, first, counter = self.table.values, run.columns.first, Counter()
+        made: list[Value] = []
+        parameters: dict[Use, Value] = {}
+
+        def operands() -> Iterator[Operand]:
+            for use in run.uses:
                 if use[0] == "same":
-                    operands.append(use[1])
+                    yield use[1]
                 elif use[0] == "here":
-                    operands.append(made[use[1], use[2]])
+                    yield made[use[1]]
                 else:
                     if use not in parameters:
-                        parameters[use] = self._parameter(x, use, start)
-                    operands.append(parameters[use])
-            body.append(clone(step, operands, self._integers(start + q, period, counter)))
-            made.update({(q, o): value for o, value in enumerate(body[-1].outputs)})
+                        carry = use[0] == "carry"
+                        parameters[use] = (
+                            fresh(values[first + use[1]]) if carry else Value(spec_of(use[1][0]))
+                        )
+                    yield parameters[use]
+
+        supply = operands()
+        pairs = run.columns.integers()
+        integers = iter([a if a == b else Affine(a, b - a, counter) for a, b in pairs])
+        body: list[Step] = []
+        for step in self.steps[run.start : run.start + run.period]:
+            body.append(clone(step, supply, integers))
+            made += body[-1].outputs
+        collected = []
+        for i, (result, windows) in enumerate(zip(made, run.columns.seen(), strict=True), first):
+            if windows:
+                outputs = {t: values[i + t * len(made)] for t in windows}
+                collected.append(Collected(result, outputs))
         loop = Loop(
-            trips,
+            run.trips,
             tuple(body),
-            tuple(
-                Carry(v, made[u[1], u[2]], u[3]) for u, v in parameters.items() if u[0] == "carry"
-            ),
+            tuple(Carry(v, made[u[1]], u[2]) for u, v in parameters.items() if u[0] == "carry"),
             tuple(Indexed(v, u[1]) for u, v in parameters.items() if u[0] == "indexed"),
-            tuple(self._collected(made, start, period, trips, end)),
+            tuple(collected),
             counter=counter,
         )
-        _remember_items(loop, self.places)
+        self.table.remember(_items(loop))
         return loop
-
-    def _parameter(self, x: Operand, use: tuple[Any, ...], start: int) -> Value:
-        if use[0] == "carry":
-            return fresh(self.steps[start + use[1]].outputs[use[2]])
-        return Value(spec_of(x))
-
-    def _integers(self, i: int, period: int, counter: Counter) -> list[Any]:
-        """The static integers of a step, Affine where they change from iteration to iteration."""
-        now, after = self.skeletons[i].integers, self.skeletons[i + period].integers
-        return [a if a == b else Affine(a, b - a, counter) for a, b in zip(now, after, strict=True)]
-
-    def _collected(
-        self, made: dict[tuple[int, int], Value], start: int, period: int, trips: int, end: int
-    ) -> Iterable[Collected]:
-        for (q, o), result in made.items():
-            outputs = {}
-            for t in range(trips):
-                value = self.steps[start + t * period + q].outputs[o]
-                if self.last_use.get(value, -1) >= end:
-                    outputs[t] = value
-            if outputs:
-                yield Collected(result, outputs)
-
-
-def same(x: Operand, y: Operand) -> bool:
-    """Whether two operands are one value, or equal numbers; 0.0 and -0.0 are not."""
-    return x is y or (type(x) is type(y) and not isinstance(x, Value) and repr(x) == repr(y))

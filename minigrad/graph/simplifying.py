@@ -66,9 +66,10 @@ from minigrad.graph.ir import (
     Step,
     Value,
     is_number,
+    key_of,
+    same,
 )
 from minigrad.graph.properties import contiguous, counters, is_elementwise, views
-from minigrad.graph.rolling import same
 from minigrad.graph.skeleton import hashable, skeleton
 from minigrad.op import execute
 from minigrad.spec import Spec
@@ -94,11 +95,6 @@ def _rewritten(graph: Graph, algebra: bool) -> Graph:
         rewriter.step(step)
     outputs = tuple(rewriter.known.get(v, v) for v in graph.outputs)
     return replace(graph, steps=tuple(rewriter.levels[0].steps), outputs=outputs)
-
-
-def key_of(x: Operand) -> Hashable:
-    """An operand as part of a key; 1, 1.0 and True are not the same, nor are 0.0 and -0.0."""
-    return (type(x), repr(x)) if is_number(x) else x
 
 
 def _elements(values: Iterable[Value]) -> int:

@@ -72,8 +72,10 @@ _found: dict[Any, tuple[Hashable, tuple[int, ...]]] = {}
 
 
 def _what(step: Instruction) -> Hashable:
-    kinds = tuple([x.spec if x.__class__ is Value else type(x) for x in step.operands])
-    return step.op.name, kinds, tuple([v.spec for v in step.outputs])
+    kinds = tuple([x.spec if x.__class__ is Value else x.__class__ for x in step.operands])
+    outputs = step.outputs
+    made = (outputs[0].spec,) if len(outputs) == 1 else tuple([v.spec for v in outputs])
+    return step.op.name, kinds, made
 
 
 def hashable(static: Any) -> Hashable:

@@ -26,10 +26,11 @@ from minigrad.graph.ir import (
     Value,
     at_iteration,
     is_number,
+    key_of,
     map_static,
+    same,
 )
-from minigrad.graph.rolling import same
-from minigrad.graph.simplifying import computed, key_of, sample, turns
+from minigrad.graph.simplifying import computed, sample, turns
 from minigrad.graph.skeleton import Skeleton, fresh, skeleton
 from minigrad.op import NOTHING, REGISTRY, Static, execute
 from minigrad.ops.create import full
