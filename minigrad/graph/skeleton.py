@@ -96,15 +96,14 @@ def _loop_key(
     """A loop's key; its operands, in the order in which `clone` takes others, go to operands."""
 
     def place(x: Operand) -> Hashable:
-        if isinstance(x, Value) and x in local:
+        if x.__class__ is Value and x in local:
             return local[x]
         operands.append(x)
-        spec = x.spec if isinstance(x, Value) else None
-        return "free" if spec is None else ("free", tuple(spec.shape), spec.dtype.str)
+        return x.spec if x.__class__ is Value else None
 
     counters = {**counters, loop.counter: len(counters)}
-    initial = tuple(tuple(place(x) for x in c.initial) for c in loop.carries)
-    items = tuple(tuple(place(x) for x in i.items) for i in loop.indexed)
+    initial = tuple([tuple(map(place, c.initial)) for c in loop.carries])
+    items = tuple([tuple(map(place, i.items)) for i in loop.indexed])
     for value in loop.parameters:
         local[value] = len(local)
     body: list[Hashable] = []

@@ -6,9 +6,11 @@ what is still zero may be missing, and from operands down to what is made of the
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -40,19 +42,39 @@ ADD = REGISTRY["add"]
 Key = tuple[Hashable, ...]
 
 
+class Known:
+    """What a step does and makes, what of it are items of one thing: outputs, those of a loop."""
+
+    def __init__(self, step: Step) -> None:
+        self.skeleton = skeleton(step)
+        what, operands, integers = self.skeleton
+        self.key: Key = (what, *map(key_of, operands), integers)
+        self.makes: dict[Operand, tuple[Step, int]] = {
+            v: (step, i) for i, v in enumerate(step.outputs)
+        }
+        groups: dict[Any, dict[int, Any]] = {}  # items by their places
+        if isinstance(step, Loop):
+            groups = {c.result: dict(c.outputs) for c in step.collected}
+            for c in step.carries:
+                groups.setdefault(c.result, {}).update(enumerate(c.initial, -c.delay))
+        elif step.op.outputs:
+            groups[step] = dict(enumerate(step.outputs))
+        self.groups = [(group, set(group.values())) for group in groups.values()]
+
+
 class Facts:
-    """What is found out once about steps: skeletons, and what they make of zeros; constants."""
+    """What is found out once about steps, also what they make of zeros; constants."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self.skeletons: dict[Step, Skeleton] = {}  # also keeps the steps that are its keys
+        self.steps: dict[Step, Known] = {}
         self.vanishing: dict[Hashable, bool] = {}
         self.constants: dict[Hashable, Value] = {}
 
-    def skeleton(self, step: Step) -> Skeleton:
-        if step not in self.skeletons:
-            self.skeletons[step] = skeleton(step)
-        return self.skeletons[step]
+    def known(self, step: Step) -> Known:
+        if step not in self.steps:
+            self.steps[step] = Known(step)
+        return self.steps[step]
 
     def vanishes(self, step: Step, zero: Sequence[bool | None]) -> bool:
         """Whether a step makes zeros of zeros in these places, whatever the other operands are."""
@@ -89,10 +111,6 @@ def _zeros(step: Instruction, zero: Sequence[bool | None], turn: int) -> bool:
     return y is not None and not y.any()
 
 
-def _is(x: Operand | None, y: Operand) -> bool:
-    return x is not None and same(x, y)
-
-
 class Around:
     """The steps around a loop, by what they make and by what they do to what."""
 
@@ -106,19 +124,12 @@ class Around:
         self.steps, self.needed, self.facts, self.outer = steps, needed, facts, outer
         self.maker: dict[Operand, tuple[Step, int]] = {}
         self.by_key: dict[Key, Step] = {}
-        self.places: dict[Operand, list[tuple[Any, int]]] = {}  # of a value: in what, and where
-        self.groups: dict[Any, dict[int, Operand]] = {}
+        self.groups: list[tuple[dict[int, Any], set[Any]]] = []
         for step in steps:
-            what, operands, integers = facts.skeleton(step)
-            self.by_key.setdefault((what, *map(key_of, operands), integers), step)
-            self.maker.update({v: (step, i) for i, v in enumerate(step.outputs)})
-            if isinstance(step, Loop):
-                for c in step.collected:
-                    self.group(c.result, c.outputs)
-                for carry in step.carries:
-                    self.group(carry.result, dict(enumerate(carry.initial, -carry.delay)))
-            elif step.op.outputs:
-                self.group(step, dict(enumerate(step.outputs)))
+            known = facts.known(step)
+            self.by_key.setdefault(known.key, step)
+            self.maker.update(known.makes)
+            self.groups += known.groups
 
     def find(self, key: Key) -> Step | None:
         """The step, here or further out, that does this."""
@@ -131,20 +142,16 @@ class Around:
         what, operands, integers = skeleton(step)
         return self.find((what, *map(key_of, operands), integers))
 
-    def group(self, name: Any, places: dict[int, Any]) -> None:
-        self.groups.setdefault(name, {}).update(places)
-        for i, value in places.items():
-            self.places.setdefault(value, []).append((name, i))
-
     def beyond(self, items: Sequence[Operand]) -> Operand | None:
         """The item that comes before the first one of evenly spaced items."""
-        for group, i in self.places.get(items[0], ()):
-            for other, j in self.places.get(items[1], ()) if len(items) > 1 else ():
-                known, step = self.groups[group], j - i
-                if other is group and all(
-                    _is(known.get(i + step * t), x) for t, x in enumerate(items)
-                ):
-                    return known.get(i - step)
+        for known, values in self.groups:
+            if len(items) == 1 or not values.issuperset(items[:2]):
+                continue
+            first, second = ([i for i, x in known.items() if x is item] for item in items[:2])
+            for i, j in itertools.product(first, second):
+                found = [known.get(i + (j - i) * t) for t in range(len(items))]
+                if all(map(is_, found, items)):
+                    return known.get(i - (j - i))
         return None
 
 
@@ -197,7 +204,7 @@ class Window:
             return True
         here = self.skeleton(step)
         if there is not None and there is not self.loop and i == j:
-            other = self.around.facts.skeleton(there)
+            other = self.around.facts.known(there).skeleton
             if here.key == other.key and here.integers == other.integers:
                 self.found[step] = there
                 pairs = [*zip(here.operands, other.operands), *zip(step.outputs, there.outputs)]
