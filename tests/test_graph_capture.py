@@ -25,7 +25,9 @@ from minigrad.graph import (
     text,
     verify,
 )
+from minigrad.graph.tracing import trace
 from minigrad.spec import Spec
+from tests.graph_programs import work
 from tests.recurrent import KINDS, leaf, random_cell
 
 pytestmark = pytest.mark.long  # what is captured is the same above any backend
@@ -501,6 +503,39 @@ def feedback(delay):
 
 
 @lecture("A4", "delay-free cycle", backend="any")
+def test_the_work_of_a_capture_with_a_tape_is_linear_in_the_number_of_results():
+    calls = []
+    for n in (50, 200):
+
+        def f(x, n=n):
+            ys = [x]
+            for _ in range(n):
+                ys.append(mg.tanh(ys[-1]))
+            return ys
+
+        leaves = [mg.Tensor([0.5], requires_grad=True)]
+
+        def traced(f=f, leaves=leaves):
+            return trace(f, leaves, lambda given: (given, {}), "", graphs=True)
+
+        _, tape = traced()
+        assert tape.differentiable == tuple(range(n + 1)) and tape.wrt == (0,)
+        calls.append(work(traced))
+    assert calls[1] < 4.5 * calls[0]
+
+
+def test_no_gradient_flows_from_results_whose_graph_backward_has_freed():
+    def f(x, y):
+        a, b = mg.tanh(x), mg.tanh(y)
+        c = mg.exp(a)
+        a.sum().backward()
+        return a, b, c * b
+
+    leaves = [mg.Tensor([0.5], requires_grad=True) for _ in range(2)]
+    _, tape = trace(f, leaves, lambda given: (given, {}), "", graphs=True)
+    assert tape.differentiable == (1,) and tape.wrt == (1,)
+
+
 def test_a_cycle_without_a_delay_raises_and_is_named():
     x, a, b = value("x"), value("a"), value("b")
     for build in (ordered, lambda steps: verify(Graph((x,), tuple(steps), (b,)))):

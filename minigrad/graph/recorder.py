@@ -14,12 +14,11 @@ import numpy as np
 from minigrad.errors import MinigradError, ShapeError
 from minigrad.graph.captured import is_array
 from minigrad.graph.circumstances import WRITTEN
-from minigrad.graph.ir import CaptureError, Instruction, Operand, Value
+from minigrad.graph.ir import CaptureError, Instruction, Value
 from minigrad.graph.sources import Ambient, Argument, Gradient, Held, Source
 from minigrad.graph.tape import Tape, tape_of
 from minigrad.graph.traced import ENDED, Traced, unreadable
 from minigrad.op import (
-    NOTHING,
     Op,
     Static,
     at_choke_points,
@@ -275,29 +274,21 @@ class Recorder:
         if self.ended:
             raise CaptureError(ENDED)
         operands = tuple([a.value if a.__class__ is Traced else a for a in arrays])
-        values = tuple([Value(spec) for spec in self._specs(op, operands, arrays, static)])
-        self.steps.append(Instruction(op, operands, dict(static) if static else NOTHING, values))
+        kinds = [x.spec if x.__class__ is Value else x.__class__ for x in operands]
+        try:  # a Spec for each kind of instruction, which then stands in all values
+            specs = self.specs[key := (op, *kinds, *static.items())]
+        except KeyError:
+            specs = self.specs[key] = self._specs(op, arrays, static)
+        except TypeError:  # a static argument without a hash
+            specs = self._specs(op, arrays, static)
+        values = tuple([Value(spec) for spec in specs])
+        self.steps.append(Instruction(op, operands, static, values))
         return [Traced(value, self) for value in values]
 
-    def _specs(
-        self, op: Op, operands: Sequence[Operand], arrays: Sequence[Any], static: Static
-    ) -> list[Spec]:
-        """The specs of an op's outputs, asked for once: the same Spec then stands in all values."""
-        key: Any = (
-            op,
-            *[id(x.spec) if x.__class__ is Value else x.__class__ for x in operands],
-            *static.items(),
-        )
-        try:
-            if key in self.specs:
-                return self.specs[key]
-        except TypeError:  # a static argument without a hash
-            key = None
+    def _specs(self, op: Op, arrays: Sequence[Any], static: Static) -> list[Spec]:
+        """The specs of an op's outputs, as its shape rule says."""
         found = op.shape(*specs_of(arrays), **static)
-        specs = [self._spec(s.shape, s.dtype) for s in (found if op.outputs else [found])]
-        if key is not None:
-            self.specs[key] = specs
-        return specs
+        return [self._spec(s.shape, s.dtype) for s in (found if op.outputs else [found])]
 
     def _spec(self, shape: Sequence[int], dtype: Any) -> Spec:
         """The one object that stands for a shape and dtype."""

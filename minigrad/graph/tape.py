@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from minigrad.graph.ir import Graph, Step, Value
 from minigrad.ops.create import zeros_like
 from minigrad.sweep import pull, reached
-from minigrad.tensor import FREED, Tensor
+from minigrad.tensor import FREED, Node, Tensor
 
 if TYPE_CHECKING:
     from minigrad.graph.recorder import Recorder
@@ -61,14 +61,16 @@ def tape_of(recorder: Recorder, inputs: Sequence[Tensor], outputs: Sequence[Tens
 
     None flows from a result whose graph backward has freed.
     """
-    used = {node for y in outputs if y.node for node in reached([y.node]) if node.saved is FREED}
-    differentiable = [
-        i
-        for i, y in enumerate(outputs)
-        if y.node and (not used or used.isdisjoint(reached([y.node])))
-    ]
-    nodes = set(reached([y.node for i in differentiable if (y := outputs[i]).node]))
-    first = {x.node: i for i, x in reversed(list(enumerate(inputs))) if x.node in nodes}
+    nodes = reached(y.node for y in outputs if y.node)
+    freed: set[Node] = set()
+    for node in reversed(nodes):
+        if node.saved is FREED or not freed.isdisjoint(node.parents):
+            freed.add(node)
+    differentiable = [i for i, y in enumerate(outputs) if y.node and y.node not in freed]
+    if freed:
+        nodes = reached(y.node for i in differentiable if (y := outputs[i]).node)
+    known = set(nodes)
+    first = {x.node: i for i, x in reversed(list(enumerate(inputs))) if x.node in known}
     if not first:
         return None
     dtypes = tuple(outputs[i].dtype for i in differentiable)

@@ -98,10 +98,12 @@ def trace(
         finally:
             recorder.end()
         del result, given, results, args, named
-        if recorder.references() > alone:
+        own = tape.handles if tape else ()
+        left = recorder.left(own) if recorder.references() > alone else []
+        if left:  # perhaps in cycles only
             gc.collect()
-        left = recorder.references() > alone and recorder.left(tape.handles if tape else ())
-        notes = circumstances.notes(hooked, left or ())
+            left = recorder.left(own)
+        notes = circumstances.notes(hooked, left)
     values = [x for x in returned if isinstance(x, Value)]
     captured = Captured(
         Graph(
