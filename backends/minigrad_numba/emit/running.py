@@ -62,6 +62,7 @@ class Segment:
         self.pointers = np.zeros(max(1, len(self.buffers)), dtype=np.uintp)
         self.scratch = np.zeros_like(self.pointers)  # 1 where an offset into the arena stands
         self.native: Any = None
+        self.tables: tuple[int, ...] = ()  # where they lie
         self.moving: list[
             tuple[int, Any]
         ] = []  # places in the table of what is elsewhere each time
@@ -141,6 +142,8 @@ class Program:
                 continue
             part.moving = []
             part.native = self.native.function(part.name, SIGNATURE)
+            tables = part.pointers, part.numbers, part.reals
+            part.tables = tuple([table.ctypes.data for table in tables])
             for i, buffer in enumerate(part.buffers):
                 if buffer in self.constants:
                     part.pointers[i] = self.constants[buffer].ctypes.data
@@ -173,13 +176,7 @@ class Program:
                 continue
             for i, buffer in part.moving:
                 part.pointers[i] = arrays[buffer].ctypes.data
-            self.pool.run(
-                part.native,
-                part.pointers.ctypes.data,
-                part.numbers.ctypes.data,
-                part.reals.ctypes.data,
-                memory.barrier,
-            )
+            self.pool.run(part.native, *part.tables, memory.barrier)
         known.update({buffer.value: arrays[buffer] for buffer in self.outputs})
         return [
             bare(v.constant) if v.constant is not None else known[v] for v in self.graph.outputs
