@@ -7,6 +7,7 @@ goes through the items of a stacked value.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -87,29 +88,30 @@ class Columns:
 
     def _agreement(self, most: int) -> tuple[int, tuple[int, int | None] | None]:
         """How many of these windows do the same, and why it is not more."""
-        table = self.table
+        agree = most
         objection: tuple[int, int | None] | None = None
-        for q in range(self.start, self.start + self.period):
-            statics = range(table.first_integer[q], table.first_integer[q + 1])
-            operands = range(table.first_operand[q], table.first_operand[q + 1])
-            for p, c in (*((None, c) for c in statics), *enumerate(operands)):
-                agree = self._affine(c, most) if p is None else self._goes_on(c, most)
-                if agree < most:
-                    most, objection = agree, (q, p)
-                    if most == 1:
-                        return most, objection
-        return most, objection
+        ends = self.table.first_operand
+        begin, width = self._span(ends)
+        for c in range(begin, begin + width):
+            same = self._goes_on(c, agree, width)
+            if same < agree:
+                step = bisect_right(ends, c) - 1
+                agree, objection = same, (step, c - ends[step])
+                if agree == 1:
+                    return agree, objection  # two integers are evenly spaced
+        ends = self.table.first_integer
+        begin, width = self._span(ends)
+        for c in range(begin, begin + width):
+            column = self.table.integers[c : c + most * width : width]
+            start, after = column[:2]
+            same = _common(column, [start + t * (after - start) for t in range(most)])
+            step = bisect_right(ends, c) - 1
+            if same < agree or (same == agree < most and objection and step <= objection[0]):
+                agree, objection = same, (step, None)
+        return agree, objection
 
-    def _affine(self, c: int, most: int) -> int:
-        """In how many windows a static integer is evenly spaced."""
-        _, width = self._span(self.table.first_integer)
-        column = self.table.integers[c : c + most * width : width]
-        start, step = column[0], column[1] - column[0]
-        return _common(column, [start + t * step for t in range(most)])
-
-    def _goes_on(self, c: int, most: int) -> int:
+    def _goes_on(self, c: int, most: int, width: int) -> int:
         """In how many windows an operand is what it should be."""
-        _, width = self._span(self.table.first_operand)
         column = self.table.numbers[c : c + most * width : width]
         first, end, delay = self.first, len(self.table.values), 0
         if not first <= column[0] < end:
