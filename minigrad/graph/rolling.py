@@ -136,7 +136,7 @@ class _Sequence:
         self.table = Table(steps, needed, places)
         self.labels = self.table.labels
         self.label_array = np.array(self.labels)
-        self.breaks: dict[int, Any] = {}  # where a step differs from the one a period later
+        self.breaks: dict[int, np.ndarray] = {}  # where a step differs from the one a period later
         self.where: list[list[int]] = [[] for _ in range(max(self.labels, default=-1) + 1)]
         for i, label in enumerate(self.labels):
             self.where[label].append(i)
@@ -197,7 +197,7 @@ class _Sequence:
             unequal = np.flatnonzero(self.label_array[period:] != self.label_array[:-period])
             self.breaks[period] = np.append(unequal, len(labels) - period)
         breaks = self.breaks[period]
-        return (int(breaks[np.searchsorted(breaks, i)]) - i) // period + 1
+        return (int(breaks[breaks.searchsorted(i)]) - i) // period + 1
 
     # one run
 

@@ -97,9 +97,10 @@ def measure(what: str, sizes: list[int]) -> dict[str, Any]:
         seconds, after = time.perf_counter() - start, counters()
         native = after["compile_seconds"] - before["compile_seconds"] if after and before else None
         compiled = after["compiled"] - before["compiled"] if after and before else None
-        instructions = len(step.last.raw.steps)
+        capture, build = step.last.seconds
         rows.append({"T": T, "seconds": seconds, "native": native, "compiled": compiled,
-                     "instructions": instructions, "captures": step.captures})  # fmt: skip
+                     "instructions": len(step.last.raw.steps), "captures": step.captures,
+                     "capture": capture, "build": build - (native or 0)})  # fmt: skip
     return {"rows": rows}
 
 
@@ -176,12 +177,14 @@ def main() -> int:
     print(f"\n{'the first step':48} {'s':>7} {'spread':>12}")
     for name, values in firsts.items():
         print(f"{words[name]:48} {middle(values):7.2f} {spread(values):>12}")
-    print(f"\n{'T':>6} {'instructions':>13} {'s':>7} {'us each':>8} {'libraries compiled':>19}")
+    print(f"\n{'T':>6} {'instructions':>13} {'s':>7} {'us each':>8} {'capture':>8} {'build':>8} "
+          f"{'libraries compiled':>19}")  # fmt: skip
     for row in rows:
         row["each"] = (row["seconds"] - (row["native"] or 0)) / row["instructions"]
         made = "not counted" if row["compiled"] is None else row["compiled"]
         print(f"{row['T']:6} {row['instructions']:13} {row['seconds']:7.2f} "
-              f"{row['each'] * 1e6:8.1f} {made:>19}")  # fmt: skip
+              f"{row['each'] * 1e6:8.1f} {row['capture'] / row['instructions'] * 1e6:8.1f} "
+              f"{row['build'] / row['instructions'] * 1e6:8.1f} {made:>19}")  # fmt: skip
     save(options.json, {"where": lines, "first": firsts, "sizes": rows, "native": pairs})
     return close(verdicts(firsts, rows, pairs, sizes))
 
