@@ -14,7 +14,7 @@ import numpy as np
 from minigrad.errors import MinigradError, ShapeError
 from minigrad.graph.captured import is_array
 from minigrad.graph.circumstances import WRITTEN
-from minigrad.graph.ir import CaptureError, Instruction, Value
+from minigrad.graph.ir import CaptureError, Instruction, Operand, Value
 from minigrad.graph.sources import Ambient, Argument, Gradient, Held, Source
 from minigrad.graph.tape import Tape, tape_of
 from minigrad.graph.traced import ENDED, Traced, unreadable
@@ -273,16 +273,24 @@ class Recorder:
         """Write an instruction down; its outputs are as the op's shape rule says."""
         if self.ended:
             raise CaptureError(ENDED)
-        operands = tuple([a.value if a.__class__ is Traced else a for a in arrays])
-        kinds = [x.spec if x.__class__ is Value else x.__class__ for x in operands]
+        operands: list[Operand] = []
+        key: Any = [op]
+        for a in arrays:
+            if a.__class__ is Traced:
+                operands.append(a.value)
+                key.append(a.value.spec)
+            else:
+                operands.append(a)
+                key.append(a.__class__)
+        key = (*key, *static.items())
         try:  # a Spec for each kind of instruction, which then stands in all values
-            specs = self.specs[key := (op, *kinds, *static.items())]
+            specs = self.specs[key]
         except KeyError:
             specs = self.specs[key] = self._specs(op, arrays, static)
         except TypeError:  # a static argument without a hash
             specs = self._specs(op, arrays, static)
         values = tuple([Value(spec) for spec in specs])
-        self.steps.append(Instruction(op, operands, static, values))
+        self.steps.append(Instruction(op, tuple(operands), static, values))
         return [Traced(value, self) for value in values]
 
     def _specs(self, op: Op, arrays: Sequence[Any], static: Static) -> list[Spec]:
