@@ -113,6 +113,7 @@ def test_work_is_counted_in_the_graph(bench: Any) -> None:
     [
         ("lstm", ["--peers", "", "--threads", "1", "--stack", "--adam"], "adam"),
         ("cells", [], "P4 3 cells"),
+        ("ragged", ["--threads", "1"], "N11 quick with 1"),
         ("growth", [], "P7 compiled: peak memory"),
         ("peak", ["--threads", "1"], "P5 tiny with 1"),
         ("compile_time", [], "P3 another T is captured"),
