@@ -7,6 +7,7 @@ op or a view adds nothing to this package.
 from __future__ import annotations
 
 import math
+import operator
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -93,6 +94,47 @@ def reducer(op: Op) -> str | None:
     except Exception:  # it does more than that
         return None
     return named[0] if found is folded and named[0] in FOLDS else None
+
+
+@cache
+def is_choice(op: Op) -> bool:
+    """Whether forward is NumPy's where: elements of one operand where a flag is set, else another.
+
+    The operands are the flag, the value where it is set, the value elsewhere.
+    """
+    given, chosen = tuple(_Element() for _ in op.operands), object()
+
+    class Namespace:
+        def where(self, *operands: Any) -> Any:
+            same = len(operands) == len(given) and all(map(operator.is_, operands, given))
+            return chosen if same else None
+
+    if not is_elementwise(op) or len(given) != 3 or op.static:
+        return False
+    try:
+        return op.forward(Namespace(), *given) is chosen
+    except Exception:  # it does more than that
+        return False
+
+
+def keeps_zeros(step: Instruction, zero: tuple[bool, ...]) -> bool:
+    """Whether an elementwise op makes zeros of zeros for some operands and any for the others."""
+    draw = np.random.default_rng(0)
+
+    def some(dtype: np.dtype) -> Any:
+        drawn = draw.normal(0, 4, size=64)
+        return drawn > 0 if dtype.kind == "b" else np.abs(drawn) if dtype.kind == "u" else drawn
+
+    operands = [
+        x if not isinstance(x, Value)
+        else (0 * some(x.spec.dtype) if none else some(x.spec.dtype)).astype(x.spec.dtype)
+        for x, none in zip(step.operands, zero, strict=True)
+    ]  # fmt: skip
+    try:
+        with np.errstate(all="ignore"):
+            return not np.any(step.op.forward(np, *operands, **step.static))
+    except Exception:  # whatever it wants besides
+        return False
 
 
 def is_join(op: Op) -> bool:
