@@ -8,7 +8,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from . import objects, packing, products, target
+from . import objects, packing, products, resting, target
 from .loops import INDEX, ONE, POINTER, VOID, ZERO, define, index
 
 SPINS = 1_000  # turns of a waiting thread's loop, some tens of microseconds, before it yields
@@ -19,6 +19,9 @@ PARAMETERS = {
     **{f"pack_{dtype}": packing.PARAMETERS for dtype in DTYPES},
     **{f"product_{dtype}": products.PRODUCT for dtype in DTYPES},
     **{f"product_tall_{dtype}": products.TALL for dtype in DTYPES},
+    **{f"finite_{dtype}": resting.FINITE for dtype in DTYPES},
+    **{f"product_resting_{dtype}": resting.PRODUCT for dtype in DTYPES},
+    **{f"product_tall_resting_{dtype}": resting.TALL for dtype in DTYPES},
     "barrier": (POINTER, INDEX),  # state, threads
 }
 
@@ -27,7 +30,9 @@ def module(made_for: target.Target) -> ir.Module:
     """All functions, for one processor."""
     made = ir.Module("library")
     for dtype in DTYPES:
-        products.products(made, products.shape(dtype, made_for))
+        form = products.shape(dtype, made_for)
+        products.products(made, form)
+        resting.resting(made, form)
     _barrier(made, made_for)
     return made
 

@@ -102,9 +102,15 @@ class Code(ir.IRBuilder):
         return self.shuffle_vector(a, b, mask)
 
 
-def define(module: ir.Module, name: str, parameters: Sequence[Any], internal: bool = False) -> Code:
-    """A new function without a result."""
-    function = ir.Function(module, ir.FunctionType(VOID, parameters), name)
+def define(
+    module: ir.Module,
+    name: str,
+    parameters: Sequence[Any],
+    internal: bool = False,
+    result: ir.Type = VOID,
+) -> Code:
+    """A new function."""
+    function = ir.Function(module, ir.FunctionType(result, parameters), name)
     if internal:
         function.linkage = "internal"
         function.attributes.add("noinline")

@@ -16,6 +16,7 @@ ROWS = 8  # of a matrix that are copied to all panels in turn: long enough runs 
 
 # matrix, its row stride and column stride in elements, K, N, the panels
 PARAMETERS = (POINTER, INDEX, INDEX, INDEX, INDEX, POINTER)
+LISTED = (POINTER, INDEX, INDEX, INDEX, POINTER, POINTER)
 
 
 def pack(module: ir.Module, name: str, dtype: str, width: int, lanes: int, internal: bool) -> None:
@@ -49,6 +50,34 @@ def pack(module: ir.Module, name: str, dtype: str, width: int, lanes: int, inter
         source = code.at(matrix, dtype, (whole, column))
         panel = code.at(panels, dtype, (whole, depth))
         code.call(slowly, [source, row, column, depth, code.sub(columns, whole), panel])
+    code.ret_void()
+
+
+def pack_listed(module: ir.Module, name: str, dtype: str, width: int) -> None:
+    """Define name(matrix, row_stride, K, N, panels, list): the K rows that a list names.
+
+    The columns are contiguous.
+    """
+    code = define(module, name, LISTED, internal=True)
+    matrix, stride, depth, columns, panels, rows = code.arguments
+    with (
+        code.loop(ZERO, depth, index(ROWS)) as k0,
+        code.loop(ZERO, columns, index(width)) as first,
+        code.loop(k0, code.smaller(code.add(k0, index(ROWS)), depth)) as k,
+    ):
+        row = code.load(code.gep(rows, [k], source_etype=INDEX), typ=INDEX)
+        source = code.at(matrix, dtype, (first, ONE), (row, stride))
+        to = code.at(panels, dtype, (first, depth), (k, index(width)))
+        left = code.sub(columns, first)
+        with code.if_else(code.icmp_signed(">=", left, index(width))) as (then, otherwise):
+            with then:
+                code.write(code.read(source, dtype, width), to, dtype)
+            with otherwise:
+                with code.loop(ZERO, left) as j:
+                    number = code.read(code.at(source, dtype, (j, ONE)), dtype)
+                    code.write(number, code.at(to, dtype, (j, ONE)), dtype)
+                with code.loop(left, index(width)) as j:
+                    code.write(ir.Constant(FLOATS[dtype], 0.0), code.at(to, dtype, (j, ONE)), dtype)
     code.ret_void()
 
 

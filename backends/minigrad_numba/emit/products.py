@@ -39,6 +39,7 @@ TALL = (
     *PRODUCT[7:],
     POINTER,  # scratch_size() elements
 )
+LISTED = (*TALL, POINTER)  # which of A's columns and B's rows are multiplied, K integers
 TILE = (INDEX, POINTER, INDEX, INDEX, POINTER, POINTER, INDEX, INDEX, INDEX)
 
 
@@ -80,7 +81,10 @@ def products(module: ir.Module, form: Shape) -> None:
     packing.pack(module, panels, form.dtype, form.width, form.lanes, False)
     packing.pack(module, f"{panels}_rows", form.dtype, form.rows, form.lanes, True)
     _product(module, form, choose, wide)
+    packing.pack_listed(module, f"{panels}_listed", form.dtype, form.width)
+    packing.pack_listed(module, f"{panels}_rows_listed", form.dtype, form.rows)
     _product_tall(module, form, choose)
+    _product_tall(module, form, choose, listed=True)
 
 
 def _tile(module: ir.Module, form: Shape, rows: int, vectors: int) -> ir.Function:
@@ -248,24 +252,36 @@ def _tops(code: Code, form: Shape, start: Any, stop: Any) -> Iterator[tuple[Any,
     code.position_at_end(end)
 
 
-def _product_tall(module: ir.Module, form: Shape, choose: Any) -> None:
-    """product_tall_{dtype}(*TALL)."""
+def _product_tall(module: ir.Module, form: Shape, choose: Any, listed: bool = False) -> None:
+    """product_tall_{dtype}(*TALL); or, listed, product_tall_listed_{dtype}(*LISTED).
+
+    Of K that are listed, the rows of A and the columns of B are contiguous.
+    """
     dtype, width = form.dtype, form.width
-    code = define(module, f"product_tall_{dtype}", TALL)
-    m, n, depth, a, a_row, a_column, b, b_row, b_column, c, c_row, accumulate, scratch = (
+    name = f"product_tall_listed_{dtype}" if listed else f"product_tall_{dtype}"
+    code = define(module, name, LISTED if listed else TALL, internal=listed)
+    m, n, depth, a, a_row, a_column, b, b_row, b_column, c, c_row, accumulate, scratch, *terms = (
         code.arguments
     )
     a_panels, b_panels = scratch, code.at(scratch, dtype, (index(ROWS * DEPTH), ONE))
-    pack_b, pack_a = (module.get_global(f"pack_{dtype}{part}") for part in ("", "_rows"))
+    kind = "_listed" if listed else ""
+    pack_b, pack_a = (module.get_global(f"pack_{dtype}{part}{kind}") for part in ("", "_rows"))
+
+    def pack(function: Any, matrix: Any, row: Any, column: Any, k0: Any, *size: Any) -> None:
+        if listed:
+            now = code.gep(terms[0], [k0], source_etype=INDEX)
+            code.call(function, [matrix, row, *size, now])
+        else:
+            code.call(function, [code.at(matrix, dtype, (k0, row)), row, column, *size])
+
     last = code.select(code.icmp_signed(">", depth, ONE), depth, ONE)  # K = 0 still writes C
     with code.loop(ZERO, last, index(DEPTH)) as k0:
         deep = code.smaller(index(DEPTH), code.sub(depth, k0))
         adds = code.select(code.icmp_signed(">", k0, ZERO), ONE, accumulate)
-        code.call(pack_b, [code.at(b, dtype, (k0, b_row)), b_row, b_column, deep, n, b_panels])
+        pack(pack_b, b, b_row, b_column, k0, deep, n, b_panels)
         with code.loop(ZERO, m, index(ROWS)) as i0:
             rows = code.smaller(index(ROWS), code.sub(m, i0))
-            source = code.at(a, dtype, (i0, a_row), (k0, a_column))
-            code.call(pack_a, [source, a_column, a_row, deep, rows, a_panels])
+            pack(pack_a, code.at(a, dtype, (i0, a_row)), a_column, a_row, k0, deep, rows, a_panels)
             with (
                 code.loop(ZERO, n, index(width)) as j,
                 code.loop(ZERO, rows, index(form.rows)) as i,

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
+import numpy as np
 from llvmlite import ir
 
 from minigrad.graph.fusing import Kernel
@@ -20,9 +21,11 @@ from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value
 from minigrad.graph.nests import CopyNest, Nest
 from minigrad.graph.planning import ALIGNMENT, Buffer, Copy, Location, Plan, Row
 from minigrad.graph.properties import PRODUCT, View, is_join, views
+from minigrad.graph.resting import Rest
 
-from . import library, products
+from . import library, products, resting
 from .loops import INDEX, ONE, POINTER, ZERO, Code, define, index
+from .matrices import Matrices, panels_of
 from .nests import Loops
 from .target import Target
 
@@ -33,8 +36,10 @@ TALL = 512  # terms of a sum from which on a product takes them block by block
 class Function:
     """The code of a run of steps, and the tables it reads: pointers, numbers, reals."""
 
-    def __init__(self, module: ir.Module, name: str, plan: Plan, target: Target) -> None:
-        self.plan, self.target = plan, target
+    def __init__(
+        self, module: ir.Module, name: str, plan: Plan, target: Target, rest: Rest
+    ) -> None:
+        self.plan, self.target, self.rest = plan, target, rest
         self.code: Code = define(module, name, [INDEX, INDEX, POINTER, POINTER, POINTER, POINTER])
         self.thread, self.threads, self.pointers, self.integers, self.floats, self.state = (
             self.code.arguments
@@ -47,6 +52,7 @@ class Function:
         self.reals: list[float] = []
         self.iterations: dict[Counter, Any] = {}
         self.packed: dict[tuple[Any, ...], Buffer] = {}
+        self.finite: dict[Buffer, Any] = {}  # where it stands whether panels are
         self.repeats = 1  # of the code that is being written
         self.work = 0  # multiplications and additions, and elements of kernels
         self.notes: list[str] = []
@@ -92,15 +98,34 @@ class Function:
 
     # threads
 
-    def share(self, n: Any, unit: int) -> tuple[Any, Any]:
-        """This thread's part of range(n), in whole units but for the last."""
+    def share(self, n: Any, unit: int, part: Any = None) -> tuple[Any, Any]:
+        """This thread's part of range(n), in whole units but for the last; or one of so many."""
         code = self.code
+        which, parts = part or (self.thread, self.threads)
         units = code.sdiv(code.add(n, index(unit - 1)), index(unit))
         ends = [
-            code.mul(code.sdiv(code.mul(units, i), self.threads), index(unit))
-            for i in (self.thread, code.add(self.thread, ONE))
+            code.mul(code.sdiv(code.mul(units, i), parts), index(unit))
+            for i in (which, code.add(which, ONE))
         ]
         return ends[0], code.smaller(ends[1], n)
+
+    @contextlib.contextmanager
+    def shares(self, n: Any, unit: int, uneven: bool) -> Iterator[tuple[Any, Any]]:
+        """Code for this thread's part of range(n); of what is uneven, two that lie apart.
+
+        Of rows sorted by the work that they make, the first and the last part come to as much as
+        two in the middle.
+        """
+        if not uneven:
+            yield self.share(n, unit)
+            return
+        code = self.code
+        several = code.icmp_signed(">", self.threads, ONE)
+        with code.loop(ZERO, code.select(several, index(2), ONE)) as turn:
+            parts = code.select(several, code.mul(self.threads, index(2)), ONE)
+            back = code.sub(code.sub(parts, ONE), self.thread)
+            which = code.select(code.icmp_signed("==", turn, ZERO), self.thread, back)
+            yield self.share(n, unit, (which, parts))
 
     @contextlib.contextmanager
     def first_thread(self) -> Iterator[None]:
@@ -154,13 +179,17 @@ class Function:
         """Iterations one after another: all threads on rows of their own, or the first alone."""
         for copy in self.plan.copies.get(loop, ()):
             self.copy(copy, split=True)
-        self.pack_around(loop)
+        packed = self.pack_around(loop)
         self.barrier()
+        for step in packed:
+            self.look_at(step)
         rows, why = batch(self.plan, loop)
         what = f"loop of {loop.trips}, {len(loop.body)} steps: "
         self.notes.append(what + (why or f"each thread some of {rows} rows"))
         if not why:
-            self.iterate(loop, self.share(self.number(rows), 1))
+            uneven = any(self.is_worth_a_look(s, Matrices(self.plan, s)) for s in packed)
+            with self.shares(self.number(rows), 1, uneven) as bounds:
+                self.iterate(loop, bounds)
         else:
             with self.first_thread():
                 self.iterate(loop, None)
@@ -199,11 +228,14 @@ class Function:
     def product(self, step: Instruction) -> None:
         """A product outside of loops, its rows shared among the threads."""
         m = Matrices(self.plan, step)
-        if m.batch or m.depth < TALL or m.columns * m.rows == 0:
+        uneven = not m.batch and self.is_worth_a_look(step, m)
+        if m.batch or uneven or m.depth < TALL or m.columns * m.rows == 0:
             if not m.batch:
                 self.pack(m.right, m.depth, m.columns, m.dtype, split=True)
                 self.barrier()
-            self.multiply(step, self.share(self.number(m.leading), m.unit))
+                self.look_at(step)
+            with self.shares(self.number(m.leading), m.unit, uneven) as bounds:
+                self.multiply(step, bounds)
             return
         form = products.shape(m.dtype.name, self.target)
         self.work += m.work * self.repeats
@@ -212,6 +244,12 @@ class Function:
         (a, row, column), (b, b_row, b_column), (c, c_row) = self.sides(m)
         a, c = self.at(a, low, row, m.dtype), self.at(c, low, c_row, m.dtype)
         size = (self.code.sub(high, low), self.number(m.columns), self.number(m.depth))
+        beside = m.left.view.strides[-2] == m.right.view.strides[-1] == 1
+        if beside and self.rest.zero.get(step.operands[1]):
+            terms = self.scratch(np.dtype(np.int64), m.depth, each=True)
+            sides = (a, column, b, b_row, c, c_row)
+            self.call(f"product_tall_resting_{m.dtype.name}", *size, *sides, scratch, terms)
+            return
         sides = (a, row, column, b, b_row, b_column, c, c_row)
         self.call(f"product_tall_{m.dtype.name}", *size, *sides, ZERO, scratch)
 
@@ -226,7 +264,15 @@ class Function:
             (a, row, column), _, (c, c_row) = self.sides(m)
             a, c = self.at(a, low, row, m.dtype), self.at(c, low, c_row, m.dtype)
             size = (self.code.sub(high, low), self.number(m.columns), self.number(m.depth))
-            self.call(f"product_{name}", *size, a, row, column, packed, c, c_row, ZERO)
+            finite = self.finite.get(self.packed.get(panels_of(m.right)))
+            if finite is None or not self.is_worth_a_look(step, m):
+                self.call(f"product_{name}", *size, a, row, column, packed, c, c_row, ZERO)
+                return
+            sides = (a, row, packed, c, c_row, self.code.load(finite, typ=INDEX))
+            last = self.last_rows(step, m, low)
+            most = resting.row_scratch_size(m.depth, m.columns)
+            scratch = self.scratch(m.dtype, most, each=True)
+            self.call(f"product_resting_{name}", *size, *sides, *last, scratch)
             return
         form = products.shape(name, self.target)
         size = products.packed_size(m.depth, m.columns, form)
@@ -262,8 +308,34 @@ class Function:
         by = self.code.mul(i, stride, flags=["nsw"])
         return self.code.gep(pointer, [by], inbounds=True, source_etype=element)
 
-    def pack_around(self, loop: Loop) -> None:
-        """Pack what a loop multiplies by in every iteration, before it."""
+    def is_worth_a_look(self, step: Instruction, m: Matrices) -> bool:
+        """Whether rows of a product's left side may rest, and lie as they can be looked at."""
+        left = step.operands[0]
+        rests = self.rest.zero.get(left) or self.rest.still.get(left)
+        return bool(rests) and m.left.view.strides[-1] == 1
+
+    def last_rows(self, step: Instruction, m: Matrices, low: Any) -> tuple[Any, Any]:
+        """Memory for A's rows of the iteration before, and whether there was one; null if moot."""
+        if not self.rest.still.get(step.operands[0]) or not self.iterations or m.result.moves:
+            return ir.Constant(POINTER, None), ZERO
+        buffer = self.plan.scratch(m.dtype, m.rows * m.depth, "own")
+        *_, t = self.iterations.values()
+        again = self.code.zext(self.code.icmp_signed(">", t, ZERO), INDEX)
+        return self.at(self.pointer(buffer), low, self.number(m.depth), m.dtype), again
+
+    def look_at(self, step: Instruction) -> None:
+        """See whether packed panels are finite, for a product whose rows may be zero."""
+        m = Matrices(self.plan, step)
+        panels = self.packed[panels_of(m.right)]
+        if panels in self.finite or not self.is_worth_a_look(step, m):
+            return
+        self.finite[panels] = self.scratch(np.dtype(np.int64), 1, each=True)
+        size = self.number(panels.size)
+        self.call(f"finite_{m.dtype.name}", self.pointer(panels), size, self.finite[panels])
+
+    def pack_around(self, loop: Loop) -> list[Instruction]:
+        """Pack what a loop multiplies by in every iteration, before it; the products by such."""
+        found = []
         inside = made_in(loop)
         for step in steps_in(loop):
             if isinstance(step, Instruction) and step.op is PRODUCT:
@@ -271,12 +343,14 @@ class Function:
                 right = step.operands[1]
                 if not m.batch and right not in inside and not m.right.moves:
                     self.pack(m.right, m.depth, m.columns, m.dtype, split=True)
+                    found.append(step)
+        return found
 
     def pack(
         self, right: Location, depth: int, columns: int, dtype: Any, split: bool = False
     ) -> Any:
         """B in panels: packed before, or now; split: by all threads, each some of the panels."""
-        key = (right.buffer, right.view, right.moves)
+        key = panels_of(right)
         if key in self.packed:
             return self.pointer(self.packed[key])
         form = products.shape(dtype.name, self.target)
@@ -304,71 +378,6 @@ class Function:
         size = -(-size // line) * line
         buffer = self.plan.scratch(dtype, size, "each")
         return self.at(self.pointer(buffer), self.thread, self.number(size), dtype)
-
-
-class Matrices:
-    """The three sides of a product, as matrices with strides; batch: sizes of the axes before."""
-
-    def __init__(self, plan: Plan, step: Instruction) -> None:
-        left, right = (x for x in step.operands if isinstance(x, Value))
-        result = step.outputs[0]
-        self.dtype = result.spec.dtype
-        a, b, c = (plan.home(x) for x in (left, right, result))
-        if len(a.view.shape) == 1:
-            a = a.part(View((1, *a.view.shape), (0, *a.view.strides), a.view.offset))
-            c = c.part(_inserted(c.view, len(c.view.shape) - (len(b.view.shape) > 1)))
-        if len(b.view.shape) == 1:
-            b = b.part(View((*b.view.shape, 1), (*b.view.strides, 0), b.view.offset))
-            c = c.part(_inserted(c.view, len(c.view.shape)))
-        self.span = 1  # rows of the matrix in one of the first axis
-        if len(b.view.shape) == 2 and len(a.view.shape) > 2:
-            flat_a, flat_c = _flat(a.view), _flat(c.view)
-            if flat_a and flat_c:
-                self.span = math.prod(a.view.shape[1:-1])
-                a, c = a.part(flat_a), c.part(flat_c)
-        self.batch = c.view.shape[:-2]
-        self.rows, self.depth = a.view.shape[-2:]
-        self.columns = b.view.shape[-1]
-        self.left, self.right, self.result = (
-            side.part(_stretched(side.view, self.batch)) for side in (a, b, c)
-        )
-
-    @property
-    def leading(self) -> int:
-        """What is shared among threads: the first axis of a batch, else rows."""
-        return self.batch[0] if self.batch else self.rows
-
-    @property
-    def work(self) -> int:
-        return 2 * math.prod(self.batch) * self.rows * self.depth * self.columns
-
-    @property
-    def unit(self) -> int:
-        return 1 if self.batch else 6
-
-
-def _inserted(view: View, axis: int) -> View:
-    shape, strides, offset = view
-    return View((*shape[:axis], 1, *shape[axis:]), (*strides[:axis], 1, *strides[axis:]), offset)
-
-
-def _flat(view: View) -> View | None:
-    """All axes but the last as one, if they run on without a gap."""
-    rows, stride = 1, view.strides[-2]
-    for n, s in zip(reversed(view.shape[:-1]), reversed(view.strides[:-1]), strict=True):
-        if n != 1 and s != rows * stride:
-            return None
-        rows *= n
-    return View((rows, view.shape[-1]), (stride, view.strides[-1]), view.offset)
-
-
-def _stretched(view: View, batch: tuple[int, ...]) -> View:
-    shape, strides, offset = view
-    missing = len(batch) - (len(shape) - 2)
-    outer = [0] * missing + [
-        0 if n == 1 else s for n, s in zip(shape[:-2], strides[:-2], strict=True)
-    ]
-    return View((*batch, *shape[-2:]), (*outer, *strides[-2:]), offset)
 
 
 # --- loops whose rows are independent ------------------------------------------------------------

@@ -21,6 +21,7 @@ from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.planning import ALIGNMENT, plan
 from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
+from minigrad.graph.resting import rest
 
 from . import library, objects, pool, support, target
 from .arenas import Arena, arena
@@ -79,6 +80,7 @@ class Program:
         large = sum(map(_instructions, self.graph.walk())) > MOST
         around = {step for step in self.graph.steps if large and not isinstance(step, Loop)}
         self.plan = plan(self.graph, lambda step: step in around or is_foreign(step))
+        self.rest = rest(self.graph)
         self.lock = threading.Lock()
         self.parts: list[Segment | Step] = []
         self.notes: list[str] = [f"more than {MOST} steps: its loops alone are native"] * large
@@ -110,7 +112,7 @@ class Program:
         if not steps and not (last and self.plan.last):
             return
         name = f"part{len(self.parts)}"
-        function = Function(module, name, self.plan, target.host())
+        function = Function(module, name, self.plan, target.host(), self.rest)
         for step in steps:
             function.step(step)
         for copy in self.plan.last if last else ():
