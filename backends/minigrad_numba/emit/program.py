@@ -229,7 +229,9 @@ class Function:
         """A product outside of loops, its rows shared among the threads."""
         m = Matrices(self.plan, step)
         uneven = not m.batch and self.is_worth_a_look(step, m)
-        if m.batch or uneven or m.depth < TALL or m.columns * m.rows == 0:
+        beside = m.left.view.strides[-2] == 1  # as in A^T B, whose depth is how much data there is
+        tall = beside or m.depth >= TALL
+        if m.batch or uneven or not tall or m.columns * m.rows == 0:
             if not m.batch:
                 self.pack(m.right, m.depth, m.columns, m.dtype, split=True)
                 self.barrier()
@@ -244,8 +246,7 @@ class Function:
         (a, row, column), (b, b_row, b_column), (c, c_row) = self.sides(m)
         a, c = self.at(a, low, row, m.dtype), self.at(c, low, c_row, m.dtype)
         size = (self.code.sub(high, low), self.number(m.columns), self.number(m.depth))
-        beside = m.left.view.strides[-2] == m.right.view.strides[-1] == 1
-        if beside and self.rest.zero.get(step.operands[1]):
+        if beside and m.right.view.strides[-1] == 1 and self.rest.zero.get(step.operands[1]):
             terms = self.scratch(np.dtype(np.int64), m.depth, each=True)
             sides = (a, column, b, b_row, c, c_row)
             self.call(f"product_tall_resting_{m.dtype.name}", *size, *sides, scratch, terms)
