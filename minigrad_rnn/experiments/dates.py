@@ -68,9 +68,8 @@ def run(variant: str, seed: int, quick: bool) -> Generator[tuple[float, float], 
     seen, unseen = days[500:], days[:500]
     letters = alphabet(spellings)
     net = pairs.model(variant, (len(letters), len(DIGITS)), 16, H)
-    yield from pairs.train(
-        net, lambda: written(rng, rng.choice(seen, 32), spellings, letters), updates
-    )
+    draw = lambda: written(rng, rng.choice(seen, 32), spellings, letters)  # noqa: E731
+    yield from pairs.train(net, draw, updates, 0.01 if quick else 0.003, falling=not quick)
     return pairs.exact_match(net, written(rng, unseen, spellings, letters))
 
 

@@ -55,9 +55,14 @@ def arrays(net: EncoderDecoder, pairs: Pairs, multiple: int = 1) -> dict[str, An
 
 
 def train(
-    net: EncoderDecoder, draw: Callable[[], Pairs], updates: int, rate: float = 0.01, falling: bool = False
+    net: EncoderDecoder,
+    draw: Callable[[], Pairs],
+    updates: int,
+    rate: float = 0.01,
+    *,
+    falling: bool = False,
 ) -> Curve:
-    """A fresh batch an update; the curve is nats a target symbol."""
+    """A fresh batch an update; the curve is nats a target symbol. Falling: as in `learn`."""
 
     def loss(batch: dict[str, Any]) -> mg.Tensor:
         return -mg.sum(net.log_probability(**batch)) / mg.sum(mg.Tensor(batch["target_lengths"]))

@@ -14,8 +14,9 @@ from minigrad_rnn.plots import saved
 from minigrad_rnn.seq2seq import AttentionEncoderDecoder
 
 SYMBOLS = 8
-QUICK = (7, (5,), 260, 24)  # the longest, the lengths kept for the test, updates, H
-FULL = (50, (13, 29, 41), 6000, 64)
+# the longest, the lengths kept for the test, updates, H, the rate, whether it falls
+QUICK = (7, (5,), 260, 24, 0.01, False)
+FULL = (50, (13, 29, 41), 6000, 64, 0.003, True)
 
 
 def strings(rng: np.random.Generator, lengths: Any) -> pairs.Pairs:
@@ -25,7 +26,14 @@ def strings(rng: np.random.Generator, lengths: Any) -> pairs.Pairs:
 
 
 def trained(
-    variant: str, seed: int, longest: int, unseen: tuple[int, ...], updates: int, H: int
+    variant: str,
+    seed: int,
+    longest: int,
+    unseen: tuple[int, ...],
+    updates: int,
+    H: int,
+    rate: float,
+    falling: bool,
 ) -> Generator[tuple[float, float], None, pairs.EncoderDecoder]:
     """A model trained on strings of 1 to `longest` symbols, the unseen lengths left out."""
     mg.random.seed(seed)
@@ -38,7 +46,7 @@ def trained(
         near = seen[max(0, at - 2) : at + 3]  # lengths that waste little on padding
         return strings(rng, rng.choice(near, 32))
 
-    yield from pairs.train(net, draw, updates)
+    yield from pairs.train(net, draw, updates, rate, falling=falling)
     return net
 
 
