@@ -19,6 +19,7 @@ if importlib.util.find_spec("numba") is None:
 from minigrad_numba.emit import library, objects, running
 
 import minigrad as mg
+import minigrad_rnn as rnn
 from minigrad.errors import IndexRangeError
 from minigrad.graph import Carry, Collected, Graph, Instruction, Loop, Value, evaluate
 from minigrad.graph.ir import Sliced, Stacked
@@ -538,6 +539,12 @@ def test_nested_loops():
 
 
 # --- what has no native code ---------------------------------------------------------------------
+
+
+def test_a_machine_whose_heads_shift():
+    """Iterations that roll by other distances, in a loop with feedback, forward and backward."""
+    cell = rnn.NTMCell(rnn.HiddenLayer(3 + 4, 5, dtype="float64"), 5, 8, 4, dtype="float64")
+    native(programs.with_gradients(cell), tensor(4, 2, 3), tolerance=1e-10)
 
 
 def test_ops_of_a_user_that_vectors_cannot_follow_run_op_by_op():

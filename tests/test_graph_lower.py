@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import minigrad as mg
 from minigrad.graph import evaluate, lower, lowering, verify
+from minigrad.graph.ir import Loop
 from minigrad.graph.lowering import einstein, vector_product
 from minigrad.op import REGISTRY
 from tests import graph_programs as programs
@@ -117,6 +118,32 @@ def test_what_needs_values_or_is_its_own_composition_stays():
     ids = mg.Tensor(np.array([1, 0]))
     lowered = same(programs.captured(f, mg.Tensor(np.ones((2, 3))), ids), "exact")
     assert {"cumsum", "argsort"} <= set(names(lowered))
+
+
+@pytest.mark.parametrize("first", [-1, 0, -3])
+@pytest.mark.parametrize("count", [3, 7])
+def test_what_each_iteration_composes_otherwise(monkeypatch, first, count):
+    """A circular convolution, one roll an iteration: a short loop is written out, a long one not.
+
+    In a loop around, whose carry it changes.
+    """
+
+    def f(w, shares):
+        for _ in range(3):
+            moved = [shares[j] * mg.roll(w, first + j, -1) for j in range(count)]
+            w = mg.tanh(mg.sum(mg.stack(moved), axis=0))
+        return w, mg.pullback(mg.sum(w), [shares], allow_unused=True)
+
+    w, shares = (mg.Tensor(np.random.default_rng(i).normal(size=n), requires_grad=True)
+                 for i, n in enumerate((5, count)))  # fmt: skip
+    graph, inputs = programs.captured(f, w, shares)
+    folded = mg.graph.fold(graph)
+    rolls = {s.op.name for loop in folded.loops() for s in loop.body if not isinstance(s, Loop)}
+    assert "roll" in rolls
+    monkeypatch.setattr(lowering, "LONGEST", 3 * 3)  # steps that fold leaves in the inner loop
+    lowered = mg.graph.simplify(same((folded, inputs)))  # without the rolls by nothing
+    left = {s.op.name for s in lowered.walk() if not isinstance(s, Loop)}
+    assert ("roll" in left) == (count > 3)
 
 
 def test_an_op_of_a_user_is_written_out():

@@ -33,6 +33,14 @@ def unfold(graph: Graph) -> Graph:
     return Graph(graph.inputs, tuple(flat), outputs)
 
 
+def written_out(loop: Loop) -> tuple[list[Step], dict[Value, Value]]:
+    """A loop's iterations one after another, and what stands for the loop's outputs."""
+    flat: list[Step] = []
+    known: Known = {}
+    _loop(loop, known, {}, flat)
+    return flat, {v: _value(known[v]) for v in loop.outputs}
+
+
 def _value(x: Operand) -> Value:
     if not isinstance(x, Value):
         raise TypeError(f"an output of a graph is a value, not {x!r}")

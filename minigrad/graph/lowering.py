@@ -4,7 +4,9 @@ An op's forward is NumPy's functions on arrays; run on minigrad's own functions,
 gives the instructions it is composed of, as logsumexp does. What calls itself that way (cumsum), or
 looks at values, stays. Einstein's sums, and products of one row or column for each matrix of a
 batch, become multiplications and sums, which kernels do in passing, or products. What slices are
-scattered to, their gradient, becomes a join with zeros; what rolls or pads, a join of pieces.
+scattered to, their gradient, becomes a join with zeros; what rolls or pads, a join of pieces. Where
+that is another composition in each iteration of a short loop, the loop's iterations are written
+out.
 
 >>> import minigrad as mg
 >>> graph = mg.graph.capture(lambda x: mg.logsumexp(x, axis=0), mg.zeros((2, 3))).graph
@@ -33,23 +35,26 @@ graph(
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 
 from minigrad.backend import current
 from minigrad.errors import MinigradError
-from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
+from minigrad.graph.flattening import written_out
+from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value, at_iteration
 from minigrad.graph.properties import (
     PRODUCT,
     Statics,
+    counters,
     has_counter,
     is_elementwise,
     is_join,
     reducer,
     views,
 )
+from minigrad.graph.rewriting import Names, renamed, renamed_loop
 from minigrad.graph.skeleton import fresh, hashable
 from minigrad.graph.tracing import capture
 from minigrad.op import REGISTRY, Op
@@ -60,22 +65,29 @@ from minigrad.ops.shape import concatenate, reshape, transpose
 from minigrad.spec import Spec
 
 EINSUM, SCATTER, ROLL, PAD = (REGISTRY[name] for name in ("einsum", "scatter", "roll", "pad"))
+LONGEST = 256  # steps of a loop's iterations that are written out
 
 
 def lower(graph: Graph) -> Graph:
     """The graph with composed ops written out, in loops as well."""
-    names: dict[Operand, Operand] = {}
+    names: Names = {}
     steps = _steps(graph.steps, names)
     outputs = tuple(names.get(v, v) for v in graph.outputs)
-    return Graph(graph.inputs, steps, outputs, graph.notes)  # type: ignore[arg-type]
+    return Graph(graph.inputs, steps, outputs, graph.notes)
 
 
-def _steps(steps: Sequence[Step], names: dict[Operand, Operand]) -> tuple[Step, ...]:
+def _steps(steps: Sequence[Step], names: Names) -> tuple[Step, ...]:
     found: list[Step] = []
     for step in steps:
-        if isinstance(step, Loop):
-            found.append(replace(step, body=_steps(step.body, names)))
+        if isinstance(step, Loop) and is_uneven(step):
+            flat, known = written_out(cast(Loop, renamed(step, names)))
+            names.update(known)
+            found += _steps(flat, names)
             continue
+        if isinstance(step, Loop):
+            found.append(renamed_loop(step, names, _steps(step.body, names)))
+            continue
+        step = cast(Instruction, renamed(step, names))
         parts = composition(step)
         if parts is None:
             found.append(step)
@@ -88,6 +100,26 @@ def _steps(steps: Sequence[Step], names: dict[Operand, Operand]) -> tuple[Step, 
             found.append(Instruction(part.op, operands, part.static, made))
             known.update(zip(part.outputs, made, strict=True))
     return tuple(found)
+
+
+def is_uneven(loop: Loop) -> bool:
+    """Whether a short loop has a step that is composed otherwise in each of its iterations."""
+    steps = [s for s in _inner(loop) if isinstance(s, Instruction)]
+    if loop.trips * len(steps) > LONGEST:
+        return False
+    changing = [s for s in steps if loop.counter in counters(s.static)]
+    return any(
+        composition(replace(s, static=at_iteration(s.static, {loop.counter: t})))
+        for t in range(loop.trips)
+        for s in changing
+    )
+
+
+def _inner(loop: Loop) -> Iterator[Step]:
+    for step in loop.body:
+        yield step
+        if isinstance(step, Loop):
+            yield from _inner(step)
 
 
 def _values(step: Instruction) -> list[Value]:
