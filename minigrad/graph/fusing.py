@@ -30,10 +30,12 @@ graph(
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from minigrad.graph.indexing import GATHER
 from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value
 from minigrad.graph.properties import (
     Places,
@@ -42,6 +44,7 @@ from minigrad.graph.properties import (
     everywhere,
     has_counter,
     is_elementwise,
+    looked_up,
     reducer,
     stretched,
     through,
@@ -72,6 +75,8 @@ class Kernel(Op):
 
     def _run(self, backend: Any, *xs: Any) -> list[Any]:
         def run(step: Instruction, operands: list[Any]) -> Any:
+            if step.op.check is not None:
+                step.op.check(backend, *operands, **step.static)
             made = (step.op.bound.get(backend) or step.op.bind(backend))(*operands, **step.static)
             return made if step.op.outputs else [made]
 
@@ -93,6 +98,11 @@ class Kernel(Op):
             )
             known.update(zip(step.outputs, made, strict=True))
         return [known[value] for value in self.made]
+
+
+def is_computed(step: Instruction) -> bool:
+    """Whether a step makes each element of its result from some element of each operand."""
+    return is_elementwise(step.op) or step.op is GATHER
 
 
 def fuse(graph: Graph, can: Callable[[Instruction], bool] = lambda step: True) -> Graph:
@@ -164,7 +174,7 @@ class _Scope:
         """Whether a step may be a part of kernels."""
         if not isinstance(step, Instruction) or reducer(step.op) or has_counter(step.static):
             return False
-        return views(step) is not None or (is_elementwise(step.op) and self.can(step))
+        return views(step) is not None or (is_computed(step) and self.can(step))
 
     def is_in_memory(self, value: Value) -> bool:
         """Whether a kernel can read a value instead of computing it."""
@@ -183,7 +193,7 @@ class _Scope:
     def origin(self, value: Value) -> Value:
         """What a view, of a view, is a view of; any other value itself."""
         step = self.maker.get(value)
-        while self.is_lazy(step) and isinstance(step, Instruction) and not is_elementwise(step.op):
+        while self.is_lazy(step) and isinstance(step, Instruction) and not is_computed(step):
             (value,) = (x for x in step.operands if isinstance(x, Value))
             step = self.maker.get(value)
         return value
@@ -193,7 +203,7 @@ class _Scope:
         step = self.maker.get(value) if isinstance(value, Value) else None
         if not isinstance(step, Instruction) or not self.is_lazy(step) or step in self.shown:
             return
-        if is_elementwise(step.op):
+        if is_computed(step):
             self.kept.update(dict.fromkeys(step.outputs))
             return
         (base,) = (x for x in step.operands if isinstance(x, Value))
@@ -211,10 +221,17 @@ class _Scope:
         return found or contiguous(value.spec.shape)
 
     def keep_what_is_scattered(self, step: Step) -> None:
-        """Keep what a view shows if its axes run along several of the base's, as reshape's do."""
+        """Keep what a view shows if its axes run along several of the base's, as reshape's do; and
+        what is looked up in more often than it has elements.
+        """
         if not isinstance(step, Instruction) or is_elementwise(step.op):
             return
-        (base,) = (x for x in step.operands if isinstance(x, Value))
+        base = cast(Value, step.operands[0])
+        if step.op is GATHER:
+            sizes = (math.prod(x.spec.shape) for x in (base, *step.outputs))
+            if self.is_lazy(self.maker.get(base)) and next(sizes) < next(sizes):
+                self.keep(base)
+            return
         for view in views(step) or ():
             scattered = through(view, base.spec.shape, everywhere(view.shape)) is None
             if scattered and self.is_lazy(self.maker.get(base)):
@@ -314,6 +331,10 @@ class _Scope:
             return [
                 (x, places and stretched(places, value.spec.shape, x.spec.shape)) for x in operands
             ]
+        if step.op is GATHER:
+            if places is None:
+                return [(x, None) for x in operands]
+            return list(looked_up(step, operands[0].spec.shape, places))
         view = (views(step) or [])[step.outputs.index(value)]
         (base,) = operands
         return [(base, through(view, base.spec.shape, places) if places is not None else None)]

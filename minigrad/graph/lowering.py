@@ -80,8 +80,8 @@ def _steps(steps: Sequence[Step], names: Names) -> tuple[Step, ...]:
     found: list[Step] = []
     for step in steps:
         if isinstance(step, Loop) and is_uneven(step):
-            flat, known = written_out(cast(Loop, renamed(step, names)))
-            names.update(known)
+            flat, outputs = written_out(cast(Loop, renamed(step, names)))
+            names.update(outputs)
             found += _steps(flat, names)
             continue
         if isinstance(step, Loop):

@@ -10,14 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from minigrad.graph.fusing import Kernel
+from minigrad.graph.indexing import GATHER
 from minigrad.graph.ir import Instruction, Operand, Value
 from minigrad.graph.planning import Copy, Location, Plan
 from minigrad.graph.properties import (
     Places,
+    View,
     as_view,
     everywhere,
     is_elementwise,
+    looked_up,
     reducer,
+    steps_by,
     stretched,
     through,
     views,
@@ -36,6 +40,7 @@ class Node:
     dtype: Any = None
     number: Operand = 0
     depth: int = 0  # the number of loops that it lies in
+    lookups: tuple[tuple[Node, int], ...] = ()  # integers, and the stride of each, to go on by
 
 
 @dataclass(eq=False)
@@ -47,6 +52,8 @@ class Write:
     strides: list[int]
     folded: str | None = None
     total: Any = None  # the memory in which the reduction is gathered
+    lookups: tuple[tuple[Node, int], ...] = ()
+    adds: bool = False  # to what stands there, element after element
 
 
 class Nest:
@@ -99,6 +106,9 @@ class Nest:
                 for x in step.operands
             )
             return self.add(Node(step=step, operands=operands, dtype=value.spec.dtype))
+        if step.op is GATHER:
+            x = cast(Value, step.operands[0])
+            return self.node(*looked_up(step, x.spec.shape, places)[0])
         (base,) = (x for x in step.operands if isinstance(x, Value))
         at = step.outputs.index(value)
         if base not in self.maker:
@@ -113,7 +123,12 @@ class Nest:
 
     def read(self, value: Value, place: Location, places: Places) -> Node:
         view = as_view(places, place.view, self.op.space)
-        return self.add(Node(place.part(view), list(view.strides), value, dtype=value.spec.dtype))
+        strides, lookups = list(view.strides), self.lookups(places, place.view)
+        made = Node(place.part(view), strides, value, dtype=value.spec.dtype, lookups=lookups)
+        return self.add(made)
+
+    def lookups(self, places: Places, of: View) -> tuple[tuple[Node, int], ...]:
+        return tuple((self.node(*by), stride) for by, stride in steps_by(places, of))
 
     def add(self, node: Node) -> Node:
         self.nodes.append(node)
@@ -143,6 +158,23 @@ class Nest:
                     continue
             groups.append([axis])
         return groups
+
+
+class SumNest(Nest):
+    """An accumulate as a nest over what is added, in its order, to what is zero before."""
+
+    def __init__(self, plan: Plan, step: Instruction) -> None:
+        self.plan, target = plan, plan.home(step.outputs[0])
+        values = cast(Value, step.operands[0])
+        self.op = Kernel(values.spec.shape, (), (), ())
+        self.known, self.nodes, self.writes, self.folded, self.maker = {}, [], [], (), {}
+        places = everywhere(values.spec.shape)
+        node = self.read(values, plan.home(values), places)
+        (_, found), *_ = looked_up(step, step.static["shape"], places)
+        lookups = self.lookups(found, target.view)
+        view = as_view(found, target.view, self.op.space)
+        write = Write(node, target.part(view), list(view.strides), lookups=lookups, adds=True)
+        self.writes.append(write)
 
 
 class CopyNest(Nest):

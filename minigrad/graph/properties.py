@@ -14,12 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from minigrad.graph.indexing import WITHIN, axes_of, items_of, line
 from minigrad.graph.ir import Affine, Counter, Instruction, Value, map_static
 from minigrad.graph.skeleton import hashable
 from minigrad.op import REGISTRY, Op, Static
+from minigrad.ops.index import ARRAY
 from minigrad.tensor import Shape
 
 FOLDS = ("sum", "max", "min", "any", "all")
+ALONG = ("argmax", "argmin", "cumsum")
 PRODUCT, CONCATENATE, STACK = (REGISTRY[name] for name in ("matmul", "concatenate", "stack"))
 
 
@@ -61,6 +64,8 @@ class _Elements:
 @cache
 def is_elementwise(op: Op) -> bool:
     """Whether forward computes each element of the result from one element of each operand."""
+    if op is WITHIN:  # whose check a backend writes too
+        return True
     if op.outputs or op.variadic or op.check or op.namespace != "xp" or "shape" in op.static:
         return False
     static = dict.fromkeys(op.static, np.dtype("float32"))
@@ -77,23 +82,34 @@ def reducer(op: Op) -> str | None:
 
     Axes and keepdims are the op's static arguments.
     """
-    whole, folded, named = _Element(), object(), []
+    return _function(op, {"axis": (0,), "keepdims": False}, FOLDS)
+
+
+@cache
+def positioner(op: Op) -> str | None:
+    """Which of ALONG, NumPy's functions that go along one axis, forward is, if any."""
+    return _function(op, {"axis": 0}, ALONG)
+
+
+def _function(op: Op, static: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """Which of NumPy's functions of these names forward is, with its static arguments alone."""
+    whole, made, named = _Element(), object(), []
 
     class Namespace:
         def __getattr__(self, name: str) -> Any:
-            def fold(x: Any, **static: Any) -> Any:
+            def call(x: Any, **given: Any) -> Any:
                 named.append(name)
-                return folded if x is whole and set(static) == {"axis", "keepdims"} else None
+                return made if x is whole and given == static else None
 
-            return fold
+            return call
 
-    if set(op.static) != {"axis", "keepdims"} or op.namespace != "xp" or len(op.operands) != 1:
+    if set(op.static) != set(static) or op.namespace != "xp" or len(op.operands) != 1:
         return None
     try:
-        found = op.forward(Namespace(), whole, axis=(0,), keepdims=False)
+        found = op.forward(Namespace(), whole, **static)
     except Exception:  # it does more than that
         return None
-    return named[0] if found is folded and named[0] in FOLDS else None
+    return named[0] if found is made and named[0] in names else None
 
 
 @cache
@@ -260,14 +276,24 @@ def _address(array: np.ndarray) -> int:
 
 
 class Place(NamedTuple):
-    """Along one axis of a value: position offset + step * i, i the position along axis `along`."""
+    """Along one axis of a value: position offset + step * i, i the position along axis `along`, or
+    an integer that is looked up in another value.
+    """
 
     offset: int
     step: int = 0
     along: int | None = None
+    by: Lookup | None = None
 
 
 Places = tuple[Place, ...]  # one for each axis of a value
+
+
+class Lookup(NamedTuple):
+    """The integer at some place of a value."""
+
+    value: Value
+    places: Places
 
 
 def everywhere(shape: Shape) -> Places:
@@ -316,11 +342,46 @@ def _composed(place: Place, places: Places) -> Place:
     if place.along is None:
         return place
     inner = places[place.along]
-    return Place(place.offset + place.step * inner.offset, place.step * inner.step, inner.along)
+    offset, step = place.offset + place.step * inner.offset, place.step * inner.step
+    return Place(offset, step, inner.along, inner.by)
+
+
+def looked_up(step: Instruction, shape: Shape, places: Places) -> list[tuple[Value, Places]]:
+    """What a gather or an accumulate looks up: the places in an array of a shape for those in what
+    is taken from it or added to it, under the step's first operand; and those in its indices.
+    """
+    x, *indices = [operand for operand in step.operands if isinstance(operand, Value)]
+    template = step.static["template"]
+    sizes = np.broadcast_shapes(*(i.spec.shape for i in indices))
+    own, slices = axes_of(template, len(shape), len(sizes))
+    around = tuple(places[a] for a in own)
+    found: list[Place] = []
+    looked: list[tuple[Value, Places]] = []
+    rest, given = iter(slices), iter(indices)
+    for item, n in zip(items_of(template, len(shape)), shape, strict=True):
+        if isinstance(item, int):
+            found.append(Place(item % n))
+        elif item is not ARRAY:
+            axis, bounds = next(rest), range(n)[item]
+            found.append(_composed(Place(bounds.start, bounds.step, axis), places))
+        else:
+            i = next(given)
+            inner = stretched(around, sizes, i.spec.shape)
+            even = line(i)
+            if even is None:
+                looked.append((i, inner))
+                found.append(Place(0, 1, by=Lookup(i, inner)))
+            else:
+                along, by = next(iter(even[1].items()), (None, 0))
+                found.append(_composed(Place(even[0], by, along), inner))
+    return [(x, tuple(found)), *looked]
 
 
 def as_view(places: Places, of: View, space: Shape) -> View:
-    """Places in an array that is itself a view of memory, as a view of that memory."""
+    """Places in an array that is itself a view of memory, as a view of that memory.
+
+    What is looked up comes on top: see `steps_by`.
+    """
     offset = of.offset
     strides = [0] * len(space)
     for place, stride in zip(places, of.strides, strict=True):
@@ -328,3 +389,12 @@ def as_view(places: Places, of: View, space: Shape) -> View:
         if place.along is not None:
             strides[place.along] += place.step * stride
     return View(tuple(space), tuple(strides), offset)
+
+
+def steps_by(places: Places, of: View) -> list[tuple[Lookup, int]]:
+    """What is looked up among places, and by how many elements of memory each unit of it moves."""
+    return [
+        (place.by, place.step * stride)
+        for place, stride in zip(places, of.strides, strict=True)
+        if place.by is not None
+    ]

@@ -6,6 +6,7 @@ operand and output runs on without a gap become one.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from llvmlite import ir
 
+from minigrad.graph.indexing import WITHIN
 from minigrad.graph.nests import Nest, Node, Write
 from minigrad.graph.planning import Location
 
@@ -66,8 +68,8 @@ class Loops:
         if not split:
             return self.start()
         total = math.prod(self.nest.op.space)
-        shared = 0 if self.kept or self.columns is None else self.vector
-        if (self.kept == 0 and self.columns is None) or total < SMALL:
+        shared = self.shared()
+        if shared is None or total < SMALL:
             with self.function.first_thread():
                 self.start()
             return None
@@ -75,13 +77,18 @@ class Loops:
         self.bounds[shared] = self.function.share(self.sizes[shared], unit)
         return self.start()
 
+    def shared(self) -> int | None:
+        """The outermost loop whose turns write to places of their own."""
+        if any(write.adds for write in self.nest.writes):
+            places = range(len(self.order))
+            return next((i for i in places if self.stride(self.nest.writes[0], i)), None)
+        return 0 if self.kept else None if self.columns is None else self.vector
+
     def start(self) -> None:
         for node in self.nest.nodes:
-            if node.place is not None:
-                node.depth = self.depth(node.strides)
-            else:
-                inner = [x.depth for x in node.operands if isinstance(x, Node)]
-                node.depth = max(inner, default=0)
+            own = [self.depth(node.strides)] if node.place is not None else []
+            inner = [x.depth for x in node.operands if isinstance(x, Node)]
+            node.depth = max([*own, *inner, *(x.depth for x, _ in node.lookups)], default=0)
         pointers: dict[Any, Any] = {}
         for item in (*self.nest.nodes, *self.nest.writes):
             if item.place is not None:
@@ -175,7 +182,7 @@ class Loops:
 
     def compute(self, node: Node, known: Any, pointers: Any, mask: Any) -> Any:
         if node.place is not None:
-            return self.load(node, pointers[node], mask)
+            return self.load(node, pointers[node], known, mask)
         if node.step is None:
             number = self.number(node.number, node.dtype.kind == "f")
             return self.lanes.lift(number, node.dtype)
@@ -186,6 +193,8 @@ class Loops:
         operands = [
             known[x] if isinstance(x, Node) else self.number(x, floating) for x in node.operands
         ]
+        if node.step.op is WITHIN:
+            return self.within(operands[0], node.step.static["size"], mask)
         made = node.step.op.forward(self.xp, *operands, **node.step.static)
         if not isinstance(made, Vector):
             made = self.lanes.lift(made, node.dtype)
@@ -196,25 +205,61 @@ class Loops:
             return x
         return Number(self.lanes, self.function.real(float(x)), float(x))
 
-    def load(self, node: Node, pointer: Any, mask: Any) -> Vector:
+    def load(self, node: Node, pointer: Any, known: Any, mask: Any) -> Vector:
         along = self.stride(node, self.vector) if self.vector >= 0 else 0
-        if along == 1:
+        pointer, by = self.looked_up(node, pointer, known)
+        if along == 1 and by is None:
             return load(self.lanes, pointer, node.dtype, mask)
-        if along == 0:
+        if along == 0 and by is None:
             return self.lanes.splat(self.scalar(pointer, node.dtype), node.dtype)
-        return self.gather(node, pointer, along, mask)
+        return self.gather(node, pointer, along, by, mask)
+
+    # what is looked up
+
+    def within(self, place: Vector, size: int, mask: Any) -> Vector:
+        """A place counted from the start; 0 for one outside of the axis, which is remembered."""
+        n = self.lanes.splat(self.function.number(size), place.dtype)
+        place = self.xp.where(place < 0, place + n, place)
+        wrong = (place < 0) | (place >= n)
+        place = self.xp.where(wrong, 0, place)
+        wrong = wrong if mask is None else wrong & mask
+        bits = ir.IntType(self.lanes.count)
+        some = self.code.icmp_unsigned("!=", self.code.bitcast(wrong.value, bits), bits(0))
+        with self.code.if_then(some, likely=False):
+            self.code.store(ir.IntType(8)(1), self.function.fault_pointer())
+        return place
+
+    def looked_up(self, item: Node | Write, pointer: Any, known: Any) -> tuple[Any, Vector | None]:
+        """Where the integers that are looked up lead: for all lanes, and from there for each."""
+        element, each = ir.IntType(8 * self.size(item)), None
+        for node, stride in item.lookups:
+            unit = self.lanes.splat(self.function.number(stride), np.int64)
+            by = known[node].astype(np.int64) * unit
+            if node.depth <= self.vector or self.vector < 0:
+                first = self.code.extract_element(by.value, ir.IntType(32)(0))
+                pointer = self.code.gep(pointer, [first], inbounds=True, source_etype=element)
+            else:
+                each = by if each is None else each + by
+        return pointer, each
 
     def scalar(self, pointer: Any, dtype: Any) -> Any:
         stored = ir.IntType(8) if dtype.kind == "b" else scalar_type(dtype)
         value = self.code.load(pointer, align=dtype.itemsize, typ=stored)
         return self.code.trunc(value, ir.IntType(1)) if dtype.kind == "b" else value
 
-    def gather(self, node: Node, pointer: Any, along: int, mask: Any) -> Vector:
+    def lane(self, i: int, along: int, by: Vector | None) -> Any:
+        """How far a lane's element is from the first one's, and by what was looked up for it."""
+        moved = self.code.mul(index(i), self.function.number(along))
+        if by is not None:
+            moved = self.code.add(moved, self.code.extract_element(by.value, ir.IntType(32)(i)))
+        return moved
+
+    def gather(self, node: Node, pointer: Any, along: int, by: Vector | None, mask: Any) -> Vector:
         """Lanes that do not lie beside each other, one by one."""
-        stride = self.function.number(along)
         result = ir.Constant(self.lanes.type(node.dtype), [0] * self.lanes.count)
+        each = by
         for i in range(self.lanes.count):
-            by = self.code.mul(index(i), stride)
+            by = self.lane(i, along, each)
             if mask is not None:  # within the array in any case: lane 0 is
                 inside = self.code.extract_element(mask.value, ir.IntType(32)(i))
                 by = self.code.select(inside, by, ZERO)
@@ -224,6 +269,26 @@ class Loops:
             x = self.scalar(at, node.dtype)
             result = self.code.insert_element(result, x, ir.IntType(32)(i))
         return self.lanes.vector(result, node.dtype)
+
+    def add(self, vector: Vector, write: Write, pointer: Any, known: Any, mask: Any) -> None:
+        """Add to what stands there; of lanes that may meet at one place, one after another."""
+        along = self.stride(write, self.vector) if self.vector >= 0 else 0
+        pointer, each = self.looked_up(write, pointer, known)
+        dtype = write.place.buffer.dtype
+        if along == 1 and each is None:
+            store(self.lanes, pointer, load(self.lanes, pointer, dtype, mask) + vector, mask)
+            return
+        size, plus = dtype.itemsize, self.code.fadd if dtype.kind == "f" else self.code.add
+        for i in range(self.lanes.count if self.vector >= 0 else 1):
+            with contextlib.ExitStack() as inside:
+                if mask is not None:
+                    there = self.code.extract_element(mask.value, ir.IntType(32)(i))
+                    inside.enter_context(self.code.if_then(there))
+                by = self.lane(i, along, each)
+                at = self.code.gep(pointer, [by], inbounds=True, source_etype=ir.IntType(8 * size))
+                x = self.code.extract_element(vector.value, ir.IntType(32)(i))
+                before = self.code.load(at, align=size, typ=scalar_type(dtype))
+                self.code.store(plus(before, x), at, align=size)
 
     def store(self, vector: Vector, write: Write, pointer: Any, mask: Any) -> None:
         along = self.stride(write, self.vector) if self.vector >= 0 else 0
@@ -298,7 +363,10 @@ class Loops:
             value = known[write.node]
             if not write.folded:
                 value = value.astype(write.place.buffer.dtype)
-                self.store(value, write, pointers[write], mask)
+                if write.adds:
+                    self.add(value, write, pointers[write], known, mask)
+                else:
+                    self.store(value, write, pointers[write], mask)
                 continue
             value = value.astype(self.gathered(write))
             total = self.combine(write, self.total(write, pointers, mask), value)

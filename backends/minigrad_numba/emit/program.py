@@ -17,8 +17,9 @@ import numpy as np
 from llvmlite import ir
 
 from minigrad.graph.fusing import Kernel
+from minigrad.graph.indexing import ACCUMULATE
 from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value
-from minigrad.graph.nests import CopyNest, Nest
+from minigrad.graph.nests import CopyNest, Nest, SumNest
 from minigrad.graph.planning import ALIGNMENT, Buffer, Copy, Location, Plan, Row
 from minigrad.graph.properties import PRODUCT, View, is_join, views
 from minigrad.graph.resting import Rest
@@ -56,6 +57,7 @@ class Function:
         self.repeats = 1  # of the code that is being written
         self.work = 0  # multiplications and additions, and elements of kernels
         self.notes: list[str] = []
+        self.fault: Buffer | None = None  # a byte that is 1 once an index was out of range
 
     # what the tables hold
 
@@ -66,6 +68,11 @@ class Function:
                 place = self.code.gep(self.pointers, [index(at)], source_etype=INDEX)
                 self.buffers[buffer] = self.code.load(place, typ=POINTER)
         return self.buffers[buffer]
+
+    def fault_pointer(self) -> Any:
+        """The byte to set where an index is out of range."""
+        self.fault = self.fault or self.plan.scratch(np.dtype("uint8"), 1, "fault")
+        return self.pointer(self.fault)
 
     def number(self, n: int) -> Any:
         """An integer that another program of this structure may have otherwise."""
@@ -150,6 +157,8 @@ class Function:
             self.kernel(step, None, split=True)
         elif step.op is PRODUCT:
             self.product(step)
+        elif step.op is ACCUMULATE:
+            self.accumulate(step, split=True)
         elif not is_join(step.op):
             return self.copies(step)  # a view: nothing to do, but where it is wanted elsewhere
         self.barrier()
@@ -159,6 +168,15 @@ class Function:
         op = cast(Kernel, step.op)
         self.work += self.repeats * math.prod(op.space) * len(op.body)
         Loops(self, Nest(self.plan, step), bounds).write(split)
+
+    def accumulate(self, step: Instruction, split: bool = False) -> None:
+        """Zeros, and what is added to them."""
+        nest = SumNest(self.plan, step)
+        self.work += 2 * self.repeats * math.prod(nest.op.space)
+        self.copy(Copy(0, self.plan.home(step.outputs[0])), split)
+        if split:
+            self.barrier()
+        Loops(self, nest, None).write(split)
 
     def copies(self, step: Step) -> None:
         parts = list(self.plan.copies.get(step, ())) if not isinstance(step, Loop) else []
@@ -217,6 +235,8 @@ class Function:
         elif step.op is PRODUCT:
             span = self.number(Matrices(self.plan, step).span)
             self.multiply(step, bounds and tuple(self.code.mul(b, span) for b in bounds))
+        elif step.op is ACCUMULATE:
+            self.accumulate(step)
         for copy in self.plan.copies.get(step, ()) if not isinstance(step, Loop) else ():
             self.copy(copy, bounds=bounds)
         for value in step.outputs:
@@ -423,13 +443,15 @@ def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
 def _by_rows(plan: Plan, step: Step, rows: int, moving: set[Value]) -> bool:
     if isinstance(step, Loop) or any(v.spec.shape[:1] != (rows,) for v in step.outputs):
         return False
+    if step.op is ACCUMULATE:
+        return False
     if isinstance(step.op, Kernel):
         nest = Nest(plan, step)
         return (
             step.op.space[:1] == (rows,)
             and 0 not in nest.folded
             and all(
-                _within_row(node.place.view, plan.home(node.value).view)
+                _within_row(node.place.view, plan.home(node.value).view, node.lookups)
                 for node in nest.nodes
                 if node.place is not None and node.value in moving
             )
@@ -449,9 +471,11 @@ def _by_rows(plan: Plan, step: Step, rows: int, moving: set[Value]) -> bool:
     return base not in moving or all(_within_row(v, home) for v in views(step, home) or ())
 
 
-def _within_row(view: View, home: View) -> bool:
+def _within_row(view: View, home: View, lookups: Sequence[tuple[Any, int]] = ()) -> bool:
     """Whether place i along the first axis of a view lies in row i of what it shows."""
     row = home.strides[0]
+    if any(stride >= row for _, stride in lookups):
+        return False
     others = zip(view.shape[1:], view.strides[1:], strict=True)
     low = high = view.offset - home.offset
     for n, stride in others:

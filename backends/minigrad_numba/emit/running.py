@@ -17,8 +17,10 @@ from llvmlite import ir
 
 from minigrad.graph.engine import bare, make
 from minigrad.graph.fusing import Kernel, fuse
+from minigrad.graph.indexing import ACCUMULATE
 from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
+from minigrad.graph.lookups import look_up
 from minigrad.graph.planning import ALIGNMENT, plan
 from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
 from minigrad.graph.resting import rest
@@ -49,6 +51,8 @@ def is_foreign(step: Step) -> bool:
     if step.op is PRODUCT:
         dtypes = {v.spec.dtype for v in values if isinstance(v, Value)}
         return len(dtypes) > 1 or step.outputs[0].spec.dtype.kind != "f"
+    if step.op is ACCUMULATE:
+        return step.outputs[0].spec.dtype.kind == "b"
     return not is_join(step.op) and views(step) is None
 
 
@@ -58,6 +62,7 @@ class Segment:
     def __init__(self, function: Function, name: str) -> None:
         self.name = name
         self.buffers = list(function.buffers)
+        self.looks_up = function.fault is not None
         self.numbers = np.array(function.numbers or [0], dtype=np.int64)
         self.reals = np.array(function.reals or [0.0])
         self.pointers = np.zeros(max(1, len(self.buffers)), dtype=np.uintp)
@@ -76,7 +81,8 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph, self.backend = fuse(graph, support.is_vector), backend
+        self.graph = fuse(look_up(graph, backend), support.is_vector)
+        self.backend = backend
         large = sum(map(_instructions, self.graph.walk())) > MOST
         around = {step for step in self.graph.steps if large and not isinstance(step, Loop)}
         self.plan = plan(self.graph, lambda step: step in around or is_foreign(step))
@@ -139,6 +145,7 @@ class Program:
             for buffer in self.plan.buffers
             if buffer.kind == "constant" and buffer.value is not None
         }
+        self.fault = np.zeros(1, np.uint8)  # 1 once an index was out of range
         for part in self.parts:
             if not isinstance(part, Segment):
                 continue
@@ -149,6 +156,8 @@ class Program:
             for i, buffer in enumerate(part.buffers):
                 if buffer in self.constants:
                     part.pointers[i] = self.constants[buffer].ctypes.data
+                elif buffer.kind == "fault":
+                    part.pointers[i] = self.fault.ctypes.data
                 elif buffer.kind in ("own", "each", "scratch"):
                     part.pointers[i] = buffer.offset
                     part.scratch[i] = 1
@@ -179,10 +188,18 @@ class Program:
             for i, buffer in part.moving:
                 part.pointers[i] = arrays[buffer].ctypes.data
             self.pool.run(part.native, *part.tables, memory.barrier)
+            if part.looks_up and self.fault[0]:
+                self.fault[0] = 0
+                return self.interpreted(inputs)
         known.update({buffer.value: arrays[buffer] for buffer in self.outputs})
         return [
             bare(v.constant) if v.constant is not None else known[v] for v in self.graph.outputs
         ]
+
+    def interpreted(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs op by op, which raises what an eager call does where an index is wrong."""
+        given = [make(x, self.backend) for x in inputs]
+        return [bare(y) for y in evaluate(self.graph, given)]
 
     def fresh(self, buffer: Any) -> np.ndarray:
         """An array that nobody holds: new, or one of two that were returned and let go since."""

@@ -9,6 +9,7 @@ import numpy as np
 from llvmlite import ir
 
 from minigrad.graph.engine import Op
+from minigrad.graph.indexing import GATHER
 from minigrad.graph.ir import Instruction, Value
 from minigrad.graph.properties import Statics, reducer
 from minigrad.graph.skeleton import hashable
@@ -19,9 +20,13 @@ from .vector import Lanes, Number
 
 
 def is_vector(step: Instruction) -> bool:
-    """Whether an elementwise instruction or a reduction can be written as vector code."""
+    """Whether an elementwise instruction, a reduction or a gather can be written as vector code."""
     values = [v for v in (*step.operands, *step.outputs) if isinstance(v, Value)]
-    if reducer(step.op) or any(v.spec.dtype.kind not in "fbiu" for v in values):
+    if (
+        step.op is GATHER
+        or reducer(step.op)
+        or any(v.spec.dtype.kind not in "fbiu" for v in values)
+    ):
         return all(v.spec.dtype.kind in "fbiu" for v in values)
     kinds = tuple(
         x.spec.dtype if isinstance(x, Value) else float if isinstance(x, float) else x
