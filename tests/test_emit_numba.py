@@ -22,7 +22,8 @@ import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad.errors import IndexRangeError
 from minigrad.graph import Carry, Collected, Graph, Instruction, Loop, Value, evaluate
-from minigrad.graph.ir import Sliced, Stacked
+from minigrad.graph.ir import Affine, Counter, Sliced, Stacked
+from minigrad.graph.properties import moving
 from minigrad.op import REGISTRY, bare, op
 from minigrad.ops import specs
 from minigrad.spec import Spec
@@ -539,6 +540,49 @@ def test_nested_loops():
 
 
 # --- what has no native code ---------------------------------------------------------------------
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    start=st.integers(0, 6),
+    by=st.sampled_from([1, 2, 3, -1, -2]),
+    length=st.integers(1, 3),
+    source=st.sampled_from(["input", "transposed", "carried", "kernel"]),
+)
+def test_windows_that_move_with_the_iterations(start, by, length, source):
+    """Overlapping or not, forward and back, of what lies in order and of what does not."""
+    start += -3 * by if by < 0 else 0
+
+    def f(x, h):
+        hs = []
+        for t in range(4):
+            first = start + by * t
+            whole = {"input": x, "transposed": x.T, "carried": x * mg.sum(h), "kernel": x * 2}
+            window = whole[source][first : first + length]
+            h = mg.tanh(mg.sum(window @ mg.ones((17, 3), dtype="float64"), axis=0) + h)
+            hs.append(h * mg.sum(window))
+        return mg.stack(hs), h
+
+    x, h = rng_of(0).normal(size=(17, 17)), rng_of(1).normal(size=3)
+    native(f, mg.Tensor(x), mg.Tensor(h))
+
+
+def test_places_that_wrap_around_do_not_move_evenly():
+    """x[-1], x[0], x[1]: a loop over such items runs op by op, and right."""
+    x, counter = Value(Spec((3, 2), F64)), Counter()
+    row, total, start = (Value(Spec((2,), F64)) for _ in range(3))
+    template = {"template": (Affine(-1, 1, counter),)}
+    body = Instruction(REGISTRY["index"], (x,), template, (row,))
+    added = Instruction(REGISTRY["add"], (total, row), {}, (Value(Spec((2,), F64)),))
+    whole = Value(Spec((3, 2), F64))
+    loop = Loop(3, (body, added), carries=(Carry(total, added.outputs[0], (start,)),),
+                stacked=(Stacked(added.outputs[0], whole),), counter=counter)  # fmt: skip
+    graph = Graph((x, start), (loop,), (whole,))
+    assert moving(body, {counter: 2}) and not moving(body, {counter: 3})
+    inputs = [tensor(3, 2), tensor(2, seed=1)]
+    assert "op by op" in agrees(graph, inputs, optimise=False).report()
+    expected = bare(inputs[1]) + np.cumsum(bare(inputs[0])[[-1, 0, 1]], axis=0)
+    np.testing.assert_allclose(evaluate(graph, inputs)[0].numpy(), expected)
 
 
 def test_a_machine_whose_heads_shift():

@@ -121,8 +121,10 @@ def _gathered(steps: Sequence[Step], around: dict[Value, View]) -> list[Step]:
     for step in steps:
         base = step.operands[0] if len(step.operands) == 1 else None
         if isinstance(base, Value) and base in around and isinstance(step, Instruction):
-            shown = not is_elementwise(step.op) and views(step) is not None
-            if shown and views(step, around[base]) is None:
+            moves = has_counter(step.static)
+            shown = moves or (not is_elementwise(step.op) and views(step) is not None)
+            lies = around[base]
+            if shown and (not lies.is_contiguous if moves else views(step, lies) is None):
                 if base not in copies:
                     copies[base] = fresh(base)
                     found.append(Instruction(ALIAS, (base,), {}, (copies[base],)))
@@ -159,7 +161,10 @@ class _Scope:
         self.shown: set[Step] = set()  # views of memory that others than kernels look at
         for step in steps:
             if isinstance(step, Loop) or not (self.is_lazy(step) or self.is_reduction(step)):
+                moves = isinstance(step, Instruction) and has_counter(step.static)
                 for x in step.operands:
+                    if moves and isinstance(x, Value) and self.is_lazy(self.maker.get(x)):
+                        self.kept[x] = None  # one after another, whatever shows it
                     self.keep(x)
         for value in results:
             if self.is_lazy(self.maker.get(self.origin(value))):

@@ -70,6 +70,7 @@ from minigrad.graph.properties import (
     everywhere,
     is_elementwise,
     is_join,
+    moving,
     reducer,
     through,
     views,
@@ -185,6 +186,7 @@ class _Planner:
         self.lines: set[Value] = set()  # products, whose columns lie beside each other
         self.wanted: dict[Value, list[Location]] = {}
         self.loops: list[Loop] = []
+        self.trips = {loop.counter: loop.trips for loop in plan.graph.loops()}
         self.know(plan.graph.steps)
         self.spread()
 
@@ -202,7 +204,7 @@ class _Planner:
                     self.whole.update(x for x in step.operands if isinstance(x, Value))
                     if step.op is PRODUCT:
                         self.lines.update(made)
-                    elif views(step) is not None:
+                    elif views(step) is not None or moving(step, self.trips) is not None:
                         self.shown.update(made)
                 elif isinstance(step.op, Kernel):
                     self.whole.update(scattered(step.op))
@@ -337,6 +339,11 @@ class _Planner:
             elif step.outputs and step.outputs[0] in self.shown:
                 (base,) = (self.plan.home(x) for x in step.operands if isinstance(x, Value))
                 found = views(step, base.view)
+                if moved := moving(step, self.trips) if base.view.is_contiguous else None:
+                    view, by = moved
+                    rows = (Row(counter, n) for counter, n in by.items())
+                    view = view._replace(offset=base.view.offset + view.offset)
+                    found, base = [view], base._replace(moves=(*base.moves, *rows))
                 if found is None:
                     raise NotImplementedError(f"{step.op.name} of what lies scattered")
                 for made, view in zip(step.outputs, found, strict=True):

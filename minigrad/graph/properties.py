@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -15,11 +17,14 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from minigrad.graph.indexing import WITHIN, axes_of, items_of, line
-from minigrad.graph.ir import Affine, Counter, Instruction, Value, map_static
+from minigrad.graph.ir import Affine, Counter, Instruction, Value, at_iteration, map_static
 from minigrad.graph.skeleton import hashable
 from minigrad.op import REGISTRY, Op, Static
 from minigrad.ops.index import ARRAY
 from minigrad.tensor import Shape
+
+TRIED = 32  # iterations of which it is found out that views move evenly
+Trips = Mapping[Counter, int]  # of the loops around
 
 FOLDS = ("sum", "max", "min", "any", "all")
 ALONG = ("argmax", "argmin", "cumsum")
@@ -216,6 +221,38 @@ def views(step: Instruction, of: View | None = None) -> list[View] | None:
         return None
     key = hashable(step.static)
     return _views(step.op, key, Statics(step.static), of or contiguous(step.operands[0].spec.shape))
+
+
+def moving(step: Instruction, trips: Trips) -> tuple[View, dict[Counter, int]] | None:
+    """An output that is another view of the operand, an array, in each iteration: the first one,
+    and how much further the next is; None if it copies, is not contiguous, or moves unevenly.
+    """
+    found = set(counters(step.static))
+    if not found or step.op.outputs or not found <= trips.keys():
+        return None
+
+    def at(iterations: dict[Counter, int]) -> View | None:
+        shown = views(replace(step, static=at_iteration(step.static, iterations)))
+        return shown[0] if shown and shown[0].is_contiguous else None
+
+    start = dict.fromkeys(found, 0)
+    first, by = at(start), {}
+    if first is None:
+        return None
+    for counter in found:
+        second = at({**start, counter: min(1, trips[counter] - 1)})
+        by[counter] = second.offset - first.offset if second else 0
+    tried = [{**start, counter: t} for counter in found for t in _some(trips[counter])]
+    for iterations in (*tried, {counter: trips[counter] - 1 for counter in found}):
+        offset = first.offset + sum(by[counter] * t for counter, t in iterations.items())
+        if at(iterations) != first._replace(offset=offset):
+            return None
+    return first, by
+
+
+def _some(trips: int) -> set[int]:
+    """All iterations of a short loop; of a long one the first, the last and some between."""
+    return {*range(min(trips, TRIED)), *range(0, trips, -(-trips // TRIED)), trips - 1}
 
 
 class Statics(dict[str, Any]):

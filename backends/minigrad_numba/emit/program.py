@@ -21,7 +21,7 @@ from minigrad.graph.indexing import ACCUMULATE
 from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value
 from minigrad.graph.nests import CopyNest, Nest, SumNest
 from minigrad.graph.planning import ALIGNMENT, Buffer, Copy, Location, Plan, Row
-from minigrad.graph.properties import PRODUCT, View, is_join, views
+from minigrad.graph.properties import PRODUCT, View, has_counter, is_join, views
 from minigrad.graph.resting import Rest
 
 from . import library, products, resting
@@ -443,7 +443,7 @@ def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
 def _by_rows(plan: Plan, step: Step, rows: int, moving: set[Value]) -> bool:
     if isinstance(step, Loop) or any(v.spec.shape[:1] != (rows,) for v in step.outputs):
         return False
-    if step.op is ACCUMULATE:
+    if step.op is ACCUMULATE or has_counter(step.static):
         return False
     if isinstance(step.op, Kernel):
         nest = Nest(plan, step)

@@ -22,7 +22,7 @@ from minigrad.graph.interpreter import evaluate
 from minigrad.graph.ir import Graph, Instruction, Loop, Step, Value
 from minigrad.graph.lookups import look_up
 from minigrad.graph.planning import ALIGNMENT, plan
-from minigrad.graph.properties import PRODUCT, is_join, looks_at_values, views
+from minigrad.graph.properties import PRODUCT, Trips, is_join, looks_at_values, moving, views
 from minigrad.graph.resting import rest
 
 from . import library, objects, pool, support, target
@@ -36,11 +36,11 @@ SMALL = 20_000_000  # operations below which a second thread costs more than it 
 DTYPES = {np.dtype(name) for name in ("float32", "float64", "bool", "int64", "int32", "uint32")}
 
 
-def is_foreign(step: Step) -> bool:
+def is_foreign(step: Step, trips: Trips) -> bool:
     """Whether a step has no native code."""
     if isinstance(step, Loop):
         last = all(list(c.outputs) == [step.trips - 1] for c in step.collected)
-        return bool(step.indexed) or not last or any(map(is_foreign, step.body))
+        return bool(step.indexed) or not last or any(is_foreign(s, trips) for s in step.body)
     values = (*step.operands, *step.outputs)
     if any(v.spec.dtype not in DTYPES for v in values if isinstance(v, Value)):
         return True
@@ -53,7 +53,7 @@ def is_foreign(step: Step) -> bool:
         return len(dtypes) > 1 or step.outputs[0].spec.dtype.kind != "f"
     if step.op is ACCUMULATE:
         return step.outputs[0].spec.dtype.kind == "b"
-    return not is_join(step.op) and views(step) is None
+    return not is_join(step.op) and views(step) is None and moving(step, trips) is None
 
 
 class Segment:
@@ -85,7 +85,8 @@ class Program:
         self.backend = backend
         large = sum(map(_instructions, self.graph.walk())) > MOST
         around = {step for step in self.graph.steps if large and not isinstance(step, Loop)}
-        self.plan = plan(self.graph, lambda step: step in around or is_foreign(step))
+        self.trips = {loop.counter: loop.trips for loop in self.graph.loops()}
+        self.plan = plan(self.graph, lambda step: step in around or is_foreign(step, self.trips))
         self.rest = rest(self.graph)
         self.lock = threading.Lock()
         self.parts: list[Segment | Step] = []
@@ -256,7 +257,9 @@ class Program:
 
     def report(self) -> str:
         """What runs natively, what does not, memory and time."""
-        foreign = [_described(part) for part in self.parts if not isinstance(part, Segment)]
+        foreign = [
+            _described(part, self.trips) for part in self.parts if not isinstance(part, Segment)
+        ]
         count, threads = len(self.parts) - len(foreign), self.pool.threads
         lines = [
             f"native: {count} function{'s' * (count != 1)}, "
@@ -298,10 +301,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _described(step: Step) -> str:
+def _described(step: Step, trips: Trips) -> str:
     if not isinstance(step, Loop):
         return step.op.name
-    reasons = {s.op.name for s in step.body if isinstance(s, Instruction) and is_foreign(s)}
+    reasons = {s.op.name for s in step.body if isinstance(s, Instruction) and is_foreign(s, trips)}
     return f"a loop of {step.trips}, for {', '.join(sorted(reasons)) or 'how it is fed'}"
 
 
