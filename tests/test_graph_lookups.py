@@ -42,6 +42,7 @@ def found_by(graph, inputs, threads=(1, 3)):
         for count in threads:
             native = program(programs.optimised(graph), count)
             assert "op by op" not in native.report()
+            native.interpreted = lambda inputs: pytest.fail("it was interpreted after all")
             arrays = [bare(x) for x in inputs]
             first, again = native(arrays), native(arrays)
             assert [a.tobytes() for a in first] == [a.tobytes() for a in again]
@@ -100,11 +101,33 @@ def with_arrays(key, arrays):
     return tuple(arrays[int(k)] if isinstance(k, float) else k for k in key)
 
 
+I, J = np.array([[2, 0, -1], [1, 1, 1]]), np.array([1, -2, 0])
+TRICKY = [
+    ((4, 3, 2, 4), [None, 0.5, slice(None), 1.5, slice(1, None)], [I, J]),  # apart: at the front
+    ((3, 4, 4), [slice(None, None, -2), 0.5, 1.5], [I, J]),
+    ((4, 3, 4), [slice(1, 3), 0.5, -1], [I]),
+    ((4, 4), [0.5, None, 1], [I]),
+    ((4, 3), [np.arange(4)[:, None], 0.5], [J]),  # several numbers of a row
+    ((4, 3), [np.arange(4), 0.5], [np.array([2, 0, -1, 2])]),  # one
+    ((4, 40), [0.5], [J]),  # rows, longer than a vector
+    ((40, 3), [slice(None), 0.5], [np.zeros(1, int)]),
+    ((2, 3), [0.5], [np.zeros(0, int)]),
+]
+
+
 @settings(max_examples=60, deadline=None)
-@given(drawn=keys(), dtype=st.sampled_from(["float32", "float64"]))
+@given(drawn=st.sampled_from(TRICKY) | keys(), dtype=st.sampled_from(["float32", "float64"]))
 def test_any_index_and_its_gradient(drawn, dtype):
-    """y = x[key] of computed x, used in a kernel; and duplicates are added up, in order."""
-    shape, key, arrays = drawn
+    check_index(*drawn, dtype)
+
+
+@pytest.mark.parametrize("case", range(len(TRICKY)))
+def test_tricky_indices(case):
+    check_index(*TRICKY[case], "float64")
+
+
+def check_index(shape, key, arrays, dtype):
+    """y = x[key] of computed x and computed integers; and duplicates are added up, in order."""
     x = rng_of(0).normal(size=shape).astype(dtype)
     y = np.tanh(x)[with_arrays(key, arrays)] * 2
     g = rng_of(1).normal(size=y.shape).astype(dtype)
@@ -112,10 +135,11 @@ def test_any_index_and_its_gradient(drawn, dtype):
     np.add.at(total, with_arrays(key, arrays), g)
 
     def f(x, g, *arrays):
-        chosen = with_arrays(key, arrays)
+        chosen = with_arrays(key, [a - 50 for a in arrays])
         return mg.tanh(x)[chosen] * 2, mg.vjp(lambda x: x[chosen], x)[1](g)
 
-    agree(f, (y, total), mg.Tensor(x), mg.Tensor(g), *map(mg.Tensor, arrays),
+    given = [mg.Tensor(a + np.array(50, a.dtype)) for a in arrays]
+    agree(f, (y, total), mg.Tensor(x), mg.Tensor(g), *given,
           tolerance=1e-5 if dtype == "float32" else 1e-12)  # fmt: skip
 
 
@@ -260,6 +284,70 @@ def test_losses_and_symbols_that_go_back_in(feedback, dtype):
         for x, y in zip(found, expected, strict=True):
             assert x.dtype == y.dtype
             np.testing.assert_allclose(x, y, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("feedback", ["none", "loss", "likeliest"])
+def test_an_embeddings_gradient_leaves_the_loop(feedback):
+    """What all iterations scatter is scattered once, after the loop."""
+    graph, inputs = programs.captured(*language_model(feedback, "float64"))
+    made = programs.optimised(graph)
+    inside = [s for loop in made.loops() for s in loop.body if not isinstance(s, Loop)]
+    rows = [s for s in made.walk() if s.outputs[0].spec.shape == (7, 5)]
+    scattered = [s for s in rows if not isinstance(s, Loop) and s.op.name == "scatter"]
+    assert len(scattered) <= 2 and not set(scattered) & set(inside)
+    for x, y in zip(evaluate(made, inputs), evaluate(graph, inputs), strict=True):
+        np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("template", ["rows", "rows and columns", "columns"])
+def test_sums_of_what_iterations_scatter(template):
+    """Indices of fewer axes than others, invariant ones, and places that stand behind a slice."""
+    rng = rng_of(0)
+    ids, more = rng.integers(0, 3, (5, 2)), rng.integers(0, 4, (3, 1))
+    shape = {"rows": (2, 4), "rows and columns": (3, 2), "columns": (3, 2)}[template]
+    xs = rng.normal(size=(5, *shape))
+
+    def key(i):
+        return {"rows": (i,), "rows and columns": (i, more), "columns": (slice(None), i)}[template]
+
+    def f(xs, ids):
+        total, h = mg.zeros((3, 4), dtype="float64"), mg.zeros(shape, dtype="float64")
+        for x, i in zip(xs, ids, strict=True):
+            h = mg.tanh(h + x)
+            total = mg.scatter_add(total, key(i), h)
+        return total
+
+    expected, h = np.zeros((3, 4)), np.zeros(shape)
+    for x, i in zip(xs, ids, strict=True):
+        h = np.tanh(h + x)
+        np.add.at(expected, key(i), h)
+    graph = agree(f, (expected,), mg.Tensor(xs), mg.Tensor(ids))
+    made = programs.optimised(graph)
+    inside = {s.op.name for loop in made.loops() for s in loop.body if not isinstance(s, Loop)}
+    assert ("scatter" in inside) == (template == "columns")
+
+
+@needs_numba
+@pytest.mark.parametrize("own", [True, False])
+def test_threads_share_rows_that_look_up_in_themselves_alone(own):
+    """Rows that read each other at computed places are the work of one thread."""
+    ids = rng_of(0).integers(0, 7, (4, 7))
+
+    def f(h, ids):
+        for i in ids:
+            picked = mg.take_along_axis(h, i[:, None], 1) if own else mg.take(h, i, axis=0)
+            h = mg.tanh(h + picked)
+        return h
+
+    x = rng_of(1).normal(size=(7, 7))
+    h = x
+    for i in ids:
+        h = np.tanh(h + (np.take_along_axis(h, i[:, None], 1) if own else h[i]))
+    graph = agree(f, (h,), mg.Tensor(x), mg.Tensor(ids), threads=(1, 2, 3))
+    from tests.native import program
+
+    report = program(programs.optimised(graph), 3).report()
+    assert ("each thread some of 7 rows" in report) == own
 
 
 # --- errors ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import cast
 
+from minigrad.graph.indexing import SCATTER, axes_of, has_arrays
 from minigrad.graph.ir import Carry, Instruction, Loop, Operand, Step, Value, spec_of
 from minigrad.graph.properties import PRODUCT
 from minigrad.graph.rewriting import ADD, MULTIPLY, RESHAPE, SUM, TRANSPOSE, Builder, Rows, live
@@ -64,6 +65,7 @@ class _Sums:
             return
         terms.remove(parameter)
         products = [x for x in terms if self.is_product(self.unscaled(x)[0])]
+        products += [x for x in terms if self.is_scattered(x)]
         small = [x for x in terms if x not in products and self.is_small(x)]
         stay = [x for x in terms if x not in products and x not in small]
         if stay:
@@ -83,7 +85,7 @@ class _Sums:
             self.carries.append(replace(carry, result=total))
             self.collected.append(replace(kept, result=total, outputs={last: first}))
         parts: list[Operand] = [] if _is_zero(first) else [first]
-        parts += [self.product(x) for x in products]
+        parts += [self.scattered(x) if self.is_scattered(x) else self.product(x) for x in products]
         parts += [self.total(x) for x in small if isinstance(x, Value)]
         if not any(spec_of(x) == output.spec for x in parts):
             parts.insert(0, first)  # zeros, to which the terms are stretched
@@ -131,6 +133,36 @@ class _Sums:
                 for y in step.operands
             )
         )
+
+    def is_scattered(self, x: Operand) -> bool:
+        """Whether a term is rows that are scattered to places which change, of no inner loop."""
+        step = self.rows.maker.get(x)
+        if (
+            not isinstance(step, Instruction)
+            or step.op is not SCATTER
+            or not has_arrays(step)
+            or self.uses[x] + self.seen[x] > 1
+            or any(isinstance(self.rows.base_maker(y), Loop) for y in step.operands)
+        ):
+            return False
+        values, *places = step.operands
+        rank = len(step.static["shape"])
+        first = axes_of(step.static["template"], rank, 1)[0] == [0]
+        return first and self.rows.varies(values) and any(map(self.rows.varies, places))
+
+    def scattered(self, x: Operand) -> Value:
+        """The sum over iterations of what is scattered: all rows scattered at once."""
+        step = cast(Instruction, self.rows.maker[x])
+        values, *places = cast(list[Value], list(step.operands))
+        ranks = max(len(i.spec.shape) for i in places)
+        found = [self.rows.of(values, self.out)]
+        for i in places:
+            own = i.spec.shape
+            if self.rows.varies(i):
+                ones = (1,) * (ranks - len(own))
+                i = self.out.reshaped(self.rows.of(i, self.out), self.loop.trips, *ones, *own)
+            found.append(i)
+        return self.out.emit(SCATTER, *found, **step.static)
 
     def unscaled(self, x: Operand) -> tuple[Operand, Instruction | None]:
         """What a term is a multiple of, and the step that multiplies that by an invariant."""

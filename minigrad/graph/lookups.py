@@ -163,7 +163,7 @@ def _compared(
         else:
             compared.append((axis, i))
     left = [a for a in range(len(values.spec.shape)) if a not in source.values()]
-    if any(values.spec.shape[a] > 1 for a in left) or len(set(source.values())) < len(source):
+    if any(values.spec.shape[a] != 1 for a in left) or len(set(source.values())) < len(source):
         return False
 
     def beside(x: Value) -> Value:
