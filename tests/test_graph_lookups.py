@@ -101,15 +101,19 @@ def with_arrays(key, arrays):
     return tuple(arrays[int(k)] if isinstance(k, float) else k for k in key)
 
 
-I, J = np.array([[2, 0, -1], [1, 1, 1]]), np.array([1, -2, 0])
+ROWS, ROW = np.array([[2, 0, -1], [1, 1, 1]]), np.array([1, -2, 0])
 TRICKY = [
-    ((4, 3, 2, 4), [None, 0.5, slice(None), 1.5, slice(1, None)], [I, J]),  # apart: at the front
-    ((3, 4, 4), [slice(None, None, -2), 0.5, 1.5], [I, J]),
-    ((4, 3, 4), [slice(1, 3), 0.5, -1], [I]),
-    ((4, 4), [0.5, None, 1], [I]),
-    ((4, 3), [np.arange(4)[:, None], 0.5], [J]),  # several numbers of a row
+    (
+        (4, 3, 2, 4),
+        [None, 0.5, slice(None), 1.5, slice(1, None)],
+        [ROWS, ROW],
+    ),  # apart: at the front
+    ((3, 4, 4), [slice(None, None, -2), 0.5, 1.5], [ROWS, ROW]),
+    ((4, 3, 4), [slice(1, 3), 0.5, -1], [ROWS]),
+    ((4, 4), [0.5, None, 1], [ROWS]),
+    ((4, 3), [np.arange(4)[:, None], 0.5], [ROW]),  # several numbers of a row
     ((4, 3), [np.arange(4), 0.5], [np.array([2, 0, -1, 2])]),  # one
-    ((4, 40), [0.5], [J]),  # rows, longer than a vector
+    ((4, 40), [0.5], [ROW]),  # rows, longer than a vector
     ((40, 3), [slice(None), 0.5], [np.zeros(1, int)]),
     ((2, 3), [0.5], [np.zeros(0, int)]),
 ]
