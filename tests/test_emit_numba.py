@@ -256,6 +256,27 @@ def test_errors_of_steps_outside_are_those_of_eager_calls():
     close(found([bare(x) for x in inputs]), evaluate(graph, inputs), 1e-15)
 
 
+def test_around_the_loops_of_a_large_program_no_step_is_computed_twice(monkeypatch):
+    """What two kernels would compute both is an instruction of its own, in one run of them."""
+    monkeypatch.setattr(running, "MOST", 10)
+
+    def f(xs, W):
+        shared, h = mg.exp(xs[0]), mg.zeros((2, 4), dtype="float64")
+        shared = mg.tanh(shared) * shared
+        for x in xs:
+            h = mg.tanh(x @ W + h)
+        last = shared @ W
+        return h * shared.sum(), last, (shared + last @ W.T).max(axis=0), mg.take(last, 1, axis=0)
+
+    found = agrees(*programs.captured(f, tensor(5, 2, 3), tensor(3, 4, seed=1)))
+    assert "its loops alone are native" in found.report()
+    outside = [s for s in found.graph.steps if not isinstance(s, Loop)]
+    assert [s.op.name for s in outside].count("exp") == 1
+    assert "kernel" not in [s.op.name for s in outside]
+    runs = [part for part in found.parts if isinstance(part, running.Outside)]
+    assert sum(len(part.steps) for part in runs) > len(runs) <= len(found.graph.loops()) + 1
+
+
 def test_python_threads_take_turns():
     graph, inputs = programs.lstm_step()
     found = program(programs.optimised(graph), 2)

@@ -10,7 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from llvmlite import ir
@@ -74,6 +74,21 @@ class Segment:
         ] = []  # places in the table of what is elsewhere each time
 
 
+class Outside:
+    """Steps that run op by op, one after another: a graph of what they need and what others do."""
+
+    def __init__(self, steps: list[Step]) -> None:
+        self.steps = steps
+
+    def close(self, wanted: set[Value]) -> None:
+        """Know what goes in and out; wanted: what others use."""
+        made = dict.fromkeys(v for step in self.steps for v in step.outputs)
+        used = dict.fromkeys(x for step in self.steps for x in step.operands)
+        inputs = [x for x in used if isinstance(x, Value) and x not in made and x.constant is None]
+        outputs = tuple(v for v in made if v in wanted)
+        self.graph = Graph(tuple(inputs), tuple(self.steps), outputs)
+
+
 class Program:
     """A graph as native code: called with arrays for its inputs, it returns those of its outputs.
 
@@ -81,15 +96,18 @@ class Program:
     """
 
     def __init__(self, graph: Graph, backend: Any) -> None:
-        self.graph = fuse(look_up(graph, backend), support.is_vector)
-        self.backend = backend
+        graph = look_up(graph, backend)
+        self.graph, self.backend = fuse(graph, support.is_vector), backend
         large = sum(map(_instructions, self.graph.walk())) > MOST
+        if large:  # op by op a kernel would compute again what others have computed
+            inside = {step for loop in graph.loops() for step in loop.body}
+            self.graph = fuse(graph, lambda step: step in inside and support.is_vector(step))
         around = {step for step in self.graph.steps if large and not isinstance(step, Loop)}
         self.trips = {loop.counter: loop.trips for loop in self.graph.loops()}
         self.plan = plan(self.graph, lambda step: step in around or is_foreign(step, self.trips))
         self.rest = rest(self.graph)
         self.lock = threading.Lock()
-        self.parts: list[Segment | Step] = []
+        self.parts: list[Segment | Outside] = []
         self.notes: list[str] = [f"more than {MOST} steps: its loops alone are native"] * large
         self.work = 0
         module = ir.Module("program")
@@ -110,10 +128,17 @@ class Program:
             if step in self.plan.opaque:
                 self.segment(module, waiting)
                 waiting = []
-                self.parts.append(step)
+                if not self.parts or isinstance(self.parts[-1], Segment):
+                    self.parts.append(Outside([]))
+                cast(Outside, self.parts[-1]).steps.append(step)
             else:
                 waiting.append(step)
         self.segment(module, waiting, last=True)
+        parts = [part for part in self.parts if isinstance(part, Outside)]
+        runs = {step: part for part in parts for step in part.steps}
+        for part in parts:
+            others = (step for step in self.graph.steps if runs.get(step) is not part)
+            part.close({*self.graph.outputs, *(x for step in others for x in step.operands)})
 
     def segment(self, module: ir.Module, steps: list[Step], last: bool = False) -> None:
         if not steps and not (last and self.plan.last):
@@ -184,7 +209,7 @@ class Program:
             arrays[buffer] = self.fresh(buffer)
         for part in self.parts:
             if not isinstance(part, Segment):
-                self.outside(part, arrays, known, memory)
+                self.outside(part.graph, arrays, known, memory)
                 continue
             for i, buffer in part.moving:
                 part.pointers[i] = arrays[buffer].ctypes.data
@@ -214,17 +239,15 @@ class Program:
 
     def outside(
         self,
-        step: Step,
+        graph: Graph,
         arrays: dict[Any, np.ndarray],
         known: dict[Value, Any],
         memory: Arena,
     ) -> None:
-        """Run a step on arrays of its own, and show native code where its results are."""
-        inputs = [x for x in dict.fromkeys(step.operands) if isinstance(x, Value)]
-        inputs = [x for x in inputs if x.constant is None]
-        given = [make(self.array(x, arrays, known, memory), self.backend) for x in inputs]
-        made = evaluate(Graph(tuple(inputs), (step,), step.outputs), given)
-        for value, tensor in zip(step.outputs, made, strict=True):
+        """Run steps on arrays of their own, and show native code where their results are."""
+        given = [make(self.array(x, arrays, known, memory), self.backend) for x in graph.inputs]
+        made = evaluate(graph, given)
+        for value, tensor in zip(graph.outputs, made, strict=True):
             known[value] = bare(tensor)
             if np.may_share_memory(known[value], memory.array):  # which others use after this step
                 known[value] = known[value].copy()
@@ -257,10 +280,9 @@ class Program:
 
     def report(self) -> str:
         """What runs natively, what does not, memory and time."""
-        foreign = [
-            _described(part, self.trips) for part in self.parts if not isinstance(part, Segment)
-        ]
-        count, threads = len(self.parts) - len(foreign), self.pool.threads
+        outside = [part for part in self.parts if isinstance(part, Outside)]
+        foreign = [_described(step, self.trips) for part in outside for step in part.steps]
+        count, threads = len(self.parts) - len(outside), self.pool.threads
         lines = [
             f"native: {count} function{'s' * (count != 1)}, "
             f"{threads} thread{'s' * (threads != 1)}, {self.bytes / 1e6:.2f} MB; {self.cost}",
