@@ -1,9 +1,9 @@
 """fuse: neighbouring elementwise instructions become kernels, one pass over memory each.
 
-What is computed element by element, and what only shows elements elsewhere, is not computed until
-somebody needs it in memory: a product, a join, a reduction, a loop, a result. That value then is an
-output of a kernel, whose body is everything between it and what lies in memory already. Outputs of
-one space whose operands are there at the same time share a kernel.
+What is computed element by element, and what only shows or looks up elements elsewhere, is not
+computed until somebody needs it in memory: a product, a join, a reduction, a loop, a result. That
+value then is an output of a kernel, whose body is everything between it and what lies in memory
+already. Outputs of one space whose operands are there at the same time share a kernel.
 
 >>> import minigrad as mg
 >>> def gated(x, W):

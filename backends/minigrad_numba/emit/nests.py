@@ -1,7 +1,8 @@
 """Kernels as loops: one nest over a space, the last axis in vectors, all outputs at once.
 
 What does not change along an axis is computed outside of that axis's loop. Axes along which every
-operand and output runs on without a gap become one.
+operand and output runs on without a gap become one. Integers that are looked up move the pointer of
+what they index: once where all lanes share them, else lane by lane.
 """
 
 from __future__ import annotations
