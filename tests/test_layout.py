@@ -52,14 +52,14 @@ ALLOWED = {
 # Lines without docstrings, comments and blanks. A number is raised in a commit of its own.
 BUDGET = {
     "minigrad, without graph and pictures": 4450,
-    "minigrad/graph": 6300,
+    "minigrad/graph": 6450,
     "minigrad/pictures": 2600,
     "minigrad_numpy": 950,
-    "minigrad_numba": 3000,
+    "minigrad_numba": 3150,
     "minigrad_cupy": 800,
     "minigrad_rnn, but for the next three": 6200,
     "minigrad_rnn/equations": 450,
-    "minigrad_rnn/experiments": 1530,
+    "minigrad_rnn/experiments": 1550,
     "minigrad_rnn/figures": 900,
 }
 FILE_LIMIT = 400
