@@ -648,8 +648,9 @@ def test_ops_of_a_user_that_vectors_cannot_follow_run_op_by_op():
 
 
 def test_other_lengths_and_other_numbers_are_the_same_code():
-    """An LSTM's training step with T = 5 and 9, and the same with other weak floats."""
-    texts = {program(programs.optimised(programs.lstm_step(T)[0])).text for T in (5, 9)}
+    """An LSTM's training step of few and many steps, and the same with other weak floats."""
+    lengths = 5, 9, 33, 600  # kernels and sums of any size
+    texts = {program(programs.optimised(programs.lstm_step(T)[0])).text for T in lengths}
     assert len(texts) == 1
 
     def scaled(a, b):

@@ -68,14 +68,17 @@ class Loops:
         """The code; split: each thread a share of the outermost axis that is kept."""
         if not split:
             return self.start()
-        total = math.prod(self.nest.op.space)
         shared = self.shared()
-        if shared is None or total < SMALL:
+        if shared is None:
             with self.function.first_thread():
                 self.start()
             return None
         unit = self.lanes.count if shared == self.vector else 1
-        self.bounds[shared] = self.function.share(self.sizes[shared], unit)
+        total = self.function.number(math.prod(self.nest.op.space))
+        small = self.code.icmp_signed("<", total, index(SMALL))
+        parts = self.code.select(small, index(1), self.function.threads)
+        which = self.function.thread, parts
+        self.bounds[shared] = self.function.share(self.sizes[shared], unit, which)
         return self.start()
 
     def shared(self) -> int | None:

@@ -114,7 +114,7 @@ class Function:
             code.mul(code.sdiv(code.mul(units, i), parts), index(unit))
             for i in (which, code.add(which, ONE))
         ]
-        return ends[0], code.smaller(ends[1], n)
+        return code.smaller(ends[0], n), code.smaller(ends[1], n)
 
     @contextlib.contextmanager
     def shares(self, n: Any, unit: int, uneven: bool) -> Iterator[tuple[Any, Any]]:
