@@ -88,7 +88,7 @@ def omega(
 
     Omega = sum over t of (|g(t) ds(t)/ds(t-1)| / |g(t)| - 1)², g(t) = dL/ds(t), for t = 2, ..., T
     (eq 10.52; Pascanu et al. 2013), the mean over the rows of the batch; steps with g(t) = 0, or
-    next to the smallest number, do not count. Both results are recorded: (L + weight *
+    too small to be squared, do not count. Both results are recorded: (L + weight *
     Omega).backward() trains with both.
     loss(ys) is a number, from ys (T, B, ...), where each y is a part of the state, as h is.
     mode "exact" differentiates Omega through everything, g(t) included; "approximate" as published:
@@ -142,10 +142,7 @@ def _one_step(cell: Any, x: mg.Tensor, state: Any, g: mg.Tensor) -> mg.Tensor:
 
 def _term(g: mg.Tensor, gJ: mg.Tensor) -> mg.Tensor:
     """(|gJ| / |g| - 1)² of each row, 0 where g or gJ is 0, whose norm has no derivative."""
-    size = mg.max(mg.absolute(g.detach()), axis=-1, keepdims=True)
-    told = size > np.finfo(g.dtype).tiny / np.finfo(g.dtype).eps
-    scale = mg.where(told, size, 1)  # of both: the ratio stays, and squares do not vanish
-    above, below = (mg.sum(mg.square(x / scale), axis=-1) for x in (gJ, g))
-    counts = told[..., 0] & (above > 0)
+    above, below = mg.sum(gJ * gJ, axis=-1), mg.sum(g * g, axis=-1)
+    counts = (above > 0) & (below > np.finfo(g.dtype).tiny)  # of less, 1 / below is infinite
     ratio = mg.sqrt(mg.where(counts, above, 1) / mg.where(counts, below, 1))
     return mg.square(ratio - 1)

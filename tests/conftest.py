@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 import os
 import types
@@ -85,6 +86,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     option.numprocesses = min(PROCESSES, processors())
     for name in THREADS:  # of each process
         os.environ.setdefault(name, "1")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Spare the garbage collector what lives as long as the run: tests collect again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def chosen_backends(config: pytest.Config) -> tuple[str, ...]:

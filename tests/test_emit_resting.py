@@ -235,7 +235,7 @@ def drawn(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
     return xs, options, real
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(["LSTM", "GRU", "RNN", "SRU"]), SEEDS, st.sampled_from([1, 2, 3]), st.booleans()
 )
@@ -249,7 +249,7 @@ def test_compiled_ragged_training_is_the_eager_one(
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-12 * max(1, np.abs(y).max(initial=0)))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(SEEDS)
 def test_padding_reaches_no_bit_and_threads_change_none_of_a_row(seed: int) -> None:
     xs, options, real = drawn(seed)

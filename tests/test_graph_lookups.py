@@ -119,7 +119,7 @@ TRICKY = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(drawn=st.sampled_from(TRICKY) | keys(), dtype=st.sampled_from(["float32", "float64"]))
 def test_any_index_and_its_gradient(drawn, dtype):
     check_index(*drawn, dtype)
@@ -196,7 +196,7 @@ def test_what_is_evenly_spaced():
 # --- positions ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(data=st.data())
 def test_positions_of_extremes(data):
     """The first of equals, and NaN is greater and smaller than anything."""
@@ -272,8 +272,19 @@ def language_model(feedback, dtype):
 
 
 @needs_numba
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("feedback", ["none", "loss", "likeliest", "drawn"])
+@pytest.mark.parametrize(
+    ("feedback", "dtype"),
+    [
+        pytest.param(feedback, dtype, marks=() if first else pytest.mark.slow)
+        for feedback, dtypes in (
+            ("none", ("float64", "float32")),
+            ("loss", ("float32", "float64")),
+            ("likeliest", ("float64", "float32")),
+            ("drawn", ("float32", "float64")),
+        )
+        for first, dtype in zip((True, False), dtypes, strict=True)
+    ],
+)
 def test_losses_and_symbols_that_go_back_in(feedback, dtype):
     """Against eager calls on NumPy; everything is native."""
     mg.random.seed(0)

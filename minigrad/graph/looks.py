@@ -16,7 +16,6 @@ from threading import get_ident
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from minigrad import tree
 from minigrad.nn import Module
 from minigrad.optim import Optimizer, Schedule
 from minigrad.tensor import Tensor
@@ -24,6 +23,7 @@ from minigrad.tensor import Tensor
 KINDS: tuple[type[Any], ...] = (Module, Optimizer, Schedule)  # whose attributes are watched
 ENGINE = "minigrad"  # and what is called so with an ending: their own variables do not change
 HEAP_TYPE = 1 << 9  # CPython's flag of a class that Python code has made
+CONTAINERS = (list, tuple, dict)
 PLAIN = (int, float, complex, bool, str, bytes)
 MISSING: Any = object()
 
@@ -35,7 +35,7 @@ class Looks:
     def __init__(self, f: Callable[..., Any], leaves: Iterable[Any]) -> None:
         # what reads a variable or an attribute, how it is called, what stood there; by its place
         self.places: dict[Any, tuple[Callable[[], Any], str, Any]] = {}
-        self.items: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # of lists and dicts found there
+        self.items: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # of containers found there
         self.patched: list[type[Any]] = []
         self.changed: list[str] = []  # by f itself, at the capture
         self.kinds: dict[type[Any], None] = dict.fromkeys(KINDS)
@@ -87,13 +87,18 @@ class Looks:
         return value
 
     def _contents(self, value: Any) -> None:
-        if not isinstance(value, (list, dict, tuple)) or id(value) in self.items:
-            return
-        if not isinstance(value, tuple):
-            self.items[id(value)] = value, tuple(_items(value))
-        for item in _items(value):
-            self._contents(item)
-            self.watch(item)
+        waiting = [value]
+        while waiting:
+            value = waiting.pop()
+            if not isinstance(value, CONTAINERS) or id(value) in self.items:
+                continue
+            items = tuple(_items(value))
+            self.items[id(value)] = value, items
+            of_each_kind = dict(zip(map(type, items), items))
+            if any(issubclass(kind, CONTAINERS) for kind in of_each_kind):
+                waiting += items
+            for item in of_each_kind.values():
+                self.watch(item)
 
     # attributes
 
@@ -196,8 +201,16 @@ def same(found: Any, items: tuple[Any, ...]) -> bool:
 
 
 def _tensors(found: Iterable[Any]) -> bool:
-    """Whether there are tensors in nests."""
-    return any(isinstance(x, Tensor) for x in tree.flatten(list(found))[0])
+    """Whether there are tensors in containers within containers."""
+    waiting, seen = list(found), set()
+    while waiting:
+        x = waiting.pop()
+        if isinstance(x, Tensor):
+            return True
+        if isinstance(x, CONTAINERS) and id(x) not in seen:
+            seen.add(id(x))
+            waiting += _items(x)
+    return False
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -1,8 +1,8 @@
-"""What `mg.compile` does: three reports, one training step three ways, and a cell of one's own.
+"""What `mg.compile` does: reports, one training step three ways, a cell of one's own, derivatives.
 
 `python tests/show/compiled.py` prints all; `python tests/show/compiled.py reports` those named:
-reports (LSTM, attention decoder, clockwork), example (eager, NumPy, Numba), own (in no catalogue).
-Exits with 1 where numbers differ.
+reports (LSTM, attention decoder, clockwork), example (eager, NumPy, Numba), own (in no catalogue),
+derivatives (what they cost beside the forward run). Exits with 1 where numbers differ.
 """
 
 from __future__ import annotations
@@ -153,8 +153,36 @@ def own() -> None:
     print(f"eager {slow:.2f} ms a step, compiled {fast:.2f} ms: {slow / fast:.1f} times faster")
 
 
+def derivatives() -> None:
+    """Seen from outside, each is a call of a compiled function, of its pullbacks, and of theirs."""
+    print(f"\n# derivatives of compiled cells, T = {T}, B = {B}, D = {D}, H = {H}: times forward")
+    print(f"{'':10} {'forward':>11} {'gradient':>9} {'jvp':>6} {'double backward':>16}")
+    mg.set_backend("numba")
+    xs, v = numbers(T, B, D), mg.Tensor(np.random.default_rng(1).normal(size=(T, B, D)), "float32")
+    for name, cell in (("LSTM", rnn.LSTMCell(D, H)), ("GRU", rnn.GRUCell(D, H)),
+                       ("clockwork", rnn.ClockworkCell(D, H))):  # fmt: skip
+        of_xs = mg.compile(lambda xs, cell=cell: mg.square(rnn.unroll(cell, xs)[0]).mean())
+        gradient = mg.grad(of_xs)
+        kinds = {
+            "gradient": lambda xs: gradient(xs),  # noqa: B023
+            "jvp": lambda xs: mg.jvp(of_xs, (xs,), (v,))[1],  # noqa: B023
+            "double": mg.grad(lambda xs: (gradient(xs) * v).sum()),  # noqa: B023
+        }
+        eager = mg.grad(lambda xs, f=of_xs.f: (mg.grad(f)(xs) * v).sum())
+        a, b = (f(xs).numpy() for f in (kinds["double"], eager))
+        difference = float(np.abs(a - b).max() / np.abs(b).max())
+        with mg.no_grad():
+            forward = timed(of_xs, (xs,))
+        ratios = {kind: timed(f, (xs,)) / forward for kind, f in kinds.items()}
+        print(f"{name:10} {forward:8.2f} ms {ratios['gradient']:9.1f} {ratios['jvp']:6.1f} "
+              f"{ratios['double']:16.1f}")  # fmt: skip
+        check(
+            difference < 1e-4, f"{name}: double backward differs by {difference:.1e}, at most 1e-4"
+        )
+
+
 def main() -> None:
-    parts = {"reports": reports, "example": example, "own": own}
+    parts = {"reports": reports, "example": example, "own": own, "derivatives": derivatives}
     for name in sys.argv[1:] or parts:
         parts[name]()
     sys.exit(1 if FAILED else 0)
