@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import importlib
 import importlib.util
 import os
 import types
@@ -14,6 +16,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.lecture_table import LectureTable, whole_suite
+
+# A capture looks at all objects there are, and tests collect garbage again and again: what lives as
+# long as the run of the whole suite is spared that, before minigrad is there.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for library in ("scipy.special", "matplotlib.pyplot", "numba", "onnx", "torch"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
+    gc.collect()
+    gc.freeze()
 
 FAKE_CUPY = "module://tests.fake_cupy:backend"
 PROCESSES = 4  # each collects all tests and loads what they need: 1 GB, 15 s
@@ -86,12 +97,6 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     option.numprocesses = min(PROCESSES, processors())
     for name in THREADS:  # of each process
         os.environ.setdefault(name, "1")
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Spare the garbage collector what lives as long as the run: tests collect again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 def chosen_backends(config: pytest.Config) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from minigrad.op import (
 )  # fmt: skip
 from minigrad.ops import random
 from minigrad.spec import NUMBERS, Spec, explain, mismatch, refuse_assignment, specs_of
-from minigrad.tensor import Node, Tensor, make, next_id
+from minigrad.tensor import FROZEN, Node, Tensor, make, next_id
 from minigrad.tensor import leaf as new_leaf
 
 
@@ -71,7 +71,7 @@ class Recorder:
     def __init__(self, graphs: bool = False) -> None:
         if recorder_at(mode.get().run):
             raise CaptureError("a function is being captured already; capture the outer one alone")
-        if gc.get_freeze_count():
+        if gc.get_freeze_count() > FROZEN:
             raise CaptureError("gc.freeze() hides the tensors there are; call gc.unfreeze() first")
         self.generator = random.generator  # there from now on, hence an input
         # Held, so that nothing made during the capture can take the place of one of them.
