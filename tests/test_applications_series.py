@@ -151,9 +151,8 @@ def compared(backend, seed, H, passes, k):
     return ar, errors(ahead), np.sqrt(late)
 
 
-@pytest.mark.slow
 @lecture("I11", "forecast")
-@pytest.mark.long
+@pytest.mark.slow
 def test_five_networks_beat_autoregression_at_horizons_1_and_20(backend):
     for seed in SEEDS:
         ar, net, _ = compared(backend, seed, 32, 40, 20)
@@ -161,9 +160,8 @@ def test_five_networks_beat_autoregression_at_horizons_1_and_20(backend):
         assert net[19] < ar[19], (seed, net[19], ar[19])
 
 
-@pytest.mark.slow
 @lecture("I11", "free-running")
-@pytest.mark.long
+@pytest.mark.slow
 def test_free_running_errors_grow_and_forced_ones_do_not(backend):
     """The forced error is the same 20 steps on; the free-running one has grown by then."""
     for seed in SEEDS:
