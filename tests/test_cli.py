@@ -229,6 +229,7 @@ def test_minutes_end_in_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 27 < now[0] - begin < 33
 
 
+@pytest.mark.slow
 def test_minutes_end_by_the_clock_where_the_measurement_was_off(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

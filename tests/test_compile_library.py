@@ -238,8 +238,8 @@ PROGRAMS = {
     "turing machine": turing,
 }
 DEFAULT = {
-    "lengths and resets", "zoneout", "variational dropout, ids, resets", "tbptt(2, 2)",
-    "labels step by step", "additive attention", "mixture density",
+    "lengths and resets", "variational dropout, ids, resets", "tbptt(2, 2)",
+    "labels step by step", "additive attention",
 }  # fmt: skip
 
 

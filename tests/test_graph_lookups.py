@@ -119,7 +119,7 @@ TRICKY = [
 ]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(drawn=st.sampled_from(TRICKY) | keys(), dtype=st.sampled_from(["float32", "float64"]))
 def test_any_index_and_its_gradient(drawn, dtype):
     check_index(*drawn, dtype)
@@ -196,7 +196,7 @@ def test_what_is_evenly_spaced():
 # --- positions ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_positions_of_extremes(data):
     """The first of equals, and NaN is greater and smaller than anything."""

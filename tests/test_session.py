@@ -207,8 +207,15 @@ def test_a_text_too_short_to_train_or_to_validate_on() -> None:
 # --- stopped and gone on with --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize(
+    ("cell", "suffix"),
+    [
+        ("lstm", "npz"),
+        ("gru", "safetensors"),
+        *(pytest.param(*case, marks=pytest.mark.slow)
+          for case in (("lstm", "safetensors"), ("gru", "npz"), ("rnn", "safetensors"), ("rnn", "npz"))),
+    ],
+)  # fmt: skip
 def test_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, cell: str, suffix: str) -> None:
     """Stopped at the start, within an epoch, at its end, and in the second one."""
     path = tmp_path / f"m.{suffix}"
