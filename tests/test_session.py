@@ -212,10 +212,12 @@ def test_a_text_too_short_to_train_or_to_validate_on() -> None:
     [
         ("lstm", "npz"),
         ("gru", "safetensors"),
-        *(pytest.param(*case, marks=pytest.mark.slow)
-          for case in (("lstm", "safetensors"), ("gru", "npz"), ("rnn", "safetensors"), ("rnn", "npz"))),
+        pytest.param("lstm", "safetensors", marks=pytest.mark.slow),
+        pytest.param("gru", "npz", marks=pytest.mark.slow),
+        pytest.param("rnn", "safetensors", marks=pytest.mark.slow),
+        pytest.param("rnn", "npz", marks=pytest.mark.slow),
     ],
-)  # fmt: skip
+)
 def test_resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, cell: str, suffix: str) -> None:
     """Stopped at the start, within an epoch, at its end, and in the second one."""
     path = tmp_path / f"m.{suffix}"
