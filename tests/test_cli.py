@@ -469,7 +469,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("presses", [1, 2])
+@pytest.mark.parametrize("presses", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_while_something_is_compiled(folder: Path, presses: int) -> None:
     """Once: the first step ends, and is saved. Twice: it ends at once, the last save is whole."""
     code = SLOW_FIRST_STEP.format(tenths=10 if presses == 1 else 600)
@@ -520,9 +520,7 @@ def test_two_ctrl_c_in_a_row_never_lose_the_last_save(folder: Path) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize(
-    "kills", [3, pytest.param(25, marks=pytest.mark.slow)]
-)  # fmt: skip
+@pytest.mark.parametrize("kills", [2, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_it_ends_as_if_nothing_had_been(folder: Path, kills: int) -> None:
     """SIGKILL to a real training, which resumes each time: the file at its end is the same to the
     bit, with every weight, loss and validation, and so are its text and its curve."""

@@ -307,7 +307,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("stop", ["SIGKILL", "SIGINT"])
+@pytest.mark.parametrize("stop", ["SIGKILL", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_stopped_at_any_moment_it_goes_on(tmp_path, stop):
     """Stopped in the third of ten runs, the second command makes the eight that are missing."""
     (tmp_path / "slowly.py").write_text(SLOWLY, encoding="utf-8")

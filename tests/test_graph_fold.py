@@ -167,8 +167,8 @@ def sequence(T, seed=0):
 
 
 def lengths(backend, name, some):
-    """1 to 20 for the first nets of the lectures; for all with -m slow."""
-    return range(1, 21) if backend == "numpy" and name in ("rnn", "lstm") else some
+    """1 to 20 for an LSTM; for all with -m slow."""
+    return range(1, 21) if backend == "numpy" and name == "lstm" else some
 
 
 @lecture("A3", "isomorphic")
@@ -602,8 +602,8 @@ def test_random_programs():
     """Whatever fold makes of them is exact, and often it makes something."""
     rng = rng_of(24)
     xs = mg.Tensor(rng.normal(size=(8, 3)))
-    found = [bool(folds(random_program(rng), xs).loops()) for _ in range(40)]
-    assert sum(found) > 10
+    found = [bool(folds(random_program(rng), xs).loops()) for _ in range(20)]
+    assert sum(found) > 5
 
 
 def test_layers_of_both_directions_fold_into_a_loop_each():
