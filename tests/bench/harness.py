@@ -22,6 +22,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = Path(__file__).resolve().parent
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+# What a contestant runs on, and what its results are compared with.
+OURS = {"MINIGRAD_BACKEND": "numba"}
+EAGER = {"MINIGRAD_BACKEND": "numpy", "MINIGRAD_COMPILE": "0"}
 PACKAGES = ("torch", "jax", "autograd", "mygrad", "numba", "llvmlite")
 
 Verdict = tuple[str, bool]

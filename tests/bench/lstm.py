@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from harness import (
     BENCH,
+    EAGER,
+    OURS,
     ROOT,
     Contestant,
     Verdict,
@@ -49,8 +51,6 @@ SHAPES: dict[str, Shape] = {
 QUICK: dict[str, Shape] = {"quick": (12, 4, 8, 16)}
 COMPILED_BY_TORCH = ("tiny", "small", "quick")  # it takes minutes, and grows with T
 NEEDS = {"torch": "torch", "compile": "torch", "jax": "jax"}
-OURS = {"MINIGRAD_BACKEND": "numba"}
-EAGER = {"MINIGRAD_BACKEND": "numpy", "MINIGRAD_COMPILE": "0"}
 CLASSES = 100  # of the stack's readout
 
 

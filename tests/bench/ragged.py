@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 from harness import (
+    EAGER,
+    OURS,
     Arrays,
     Contestant,
     Verdict,
@@ -34,7 +36,7 @@ from harness import (
     serve,
     spread,
 )
-from lstm import EAGER, OURS, QUICK, SHAPES, Shape, arrays
+from lstm import QUICK, SHAPES, Shape, arrays
 
 CASES = ("whole", "full", "unsorted", "sorted", "resets")
 OFTEN = 0.01  # a step's chance of a reset

@@ -73,11 +73,7 @@ def pack_listed(module: ir.Module, name: str, dtype: str, width: int) -> None:
             with then:
                 code.write(code.read(source, dtype, width), to, dtype)
             with otherwise:
-                with code.loop(ZERO, left) as j:
-                    number = code.read(code.at(source, dtype, (j, ONE)), dtype)
-                    code.write(number, code.at(to, dtype, (j, ONE)), dtype)
-                with code.loop(left, index(width)) as j:
-                    code.write(ir.Constant(FLOATS[dtype], 0.0), code.at(to, dtype, (j, ONE)), dtype)
+                _filled(code, dtype, width, left, source, ONE, to)
     code.ret_void()
 
 
@@ -88,13 +84,20 @@ def _numbers(module: ir.Module, name: str, dtype: str, width: int) -> ir.Functio
     with code.loop(ZERO, depth) as k:
         source = code.at(matrix, dtype, (k, row))
         to = code.at(panel, dtype, (k, index(width)))
-        with code.loop(ZERO, columns) as j:
-            number = code.read(code.at(source, dtype, (j, column)), dtype)
-            code.write(number, code.at(to, dtype, (j, ONE)), dtype)
-        with code.loop(columns, index(width)) as j:
-            code.write(ir.Constant(FLOATS[dtype], 0.0), code.at(to, dtype, (j, ONE)), dtype)
+        _filled(code, dtype, width, columns, source, column, to)
     code.ret_void()
     return code.function
+
+
+def _filled(
+    code: Code, dtype: str, width: int, count: Any, source: Any, stride: Any, to: Any
+) -> None:
+    """A row of a panel: `count` numbers, and zeros behind them."""
+    with code.loop(ZERO, count) as j:
+        number = code.read(code.at(source, dtype, (j, stride)), dtype)
+        code.write(number, code.at(to, dtype, (j, ONE)), dtype)
+    with code.loop(count, index(width)) as j:
+        code.write(ir.Constant(FLOATS[dtype], 0.0), code.at(to, dtype, (j, ONE)), dtype)
 
 
 def _transpose(
