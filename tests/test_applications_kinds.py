@@ -100,7 +100,6 @@ def sentiment(updates, H):
     return model, rng
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.lecture("I3", "negation")
 @pytest.mark.lecture("I3", "ragged")
@@ -151,7 +150,6 @@ class Pointer(Module):
         return mg.where(real, self.readout(hs)[..., 0], -1e30).T
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.lecture("I4", "labels")
 def test_the_label_is_a_word_of_the_text_even_a_new_one(backend):
@@ -186,7 +184,6 @@ def headlines(make, H, updates):
     return [pairs.exact_match(model, stories(rng, 200, n)[0]) for n in (OLD_NAMES, NEW_NAMES)]
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.lecture("I4", "summaries")
 def test_a_headline_copies_a_name_that_no_headline_had(backend):
@@ -288,7 +285,6 @@ def captions(updates, H):
     return ((found == ys) | (np.arange(len(ys))[:, None] >= lengths)).all(axis=0).mean()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.lecture("I5", "captions")
 def test_captions_of_couples_never_seen_together(backend):
@@ -332,7 +328,6 @@ def moves(model, updates, T=8):
         return (model(frames).numpy().argmax(-1) == labels).mean()
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.lecture("I6", "frames")
 def test_a_network_with_memory_labels_every_move(backend):
@@ -340,7 +335,6 @@ def test_a_network_with_memory_labels_every_move(backend):
     assert moves(Film(40), 100) >= 0.95
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.lecture("I6", "contrast")
 def test_single_frames_say_nothing_of_the_move(backend):
@@ -440,7 +434,6 @@ def speaks_like_the_others(speech, n):
     assert min(kolmogorov_smirnov(normal[:, k], theirs[:, k]) for k in range(4)) < 0.01
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.lecture("I10", "bands")
 @pytest.mark.lecture("I10", "lengths")

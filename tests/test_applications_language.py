@@ -103,7 +103,6 @@ def shared(found: list[str], wanted: list[str]) -> float:
     return bleu([row.split() for row in found], [[row.split()] for row in wanted])
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @lecture("I1", "score")
 def test_a_small_model_translates_sentences_it_never_saw(backend: str) -> None:
@@ -115,7 +114,6 @@ def test_a_small_model_translates_sentences_it_never_saw(backend: str) -> None:
     assert exact(found, mixed) < 0.1  # the bars mean something
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @lecture("I1", "beam")
 def test_beam_search_finds_what_greedy_search_passes_by(backend: str) -> None:
@@ -430,7 +428,6 @@ def nats(model: Sequences, ys: np.ndarray, lengths: np.ndarray) -> float:
         return -float(model.log_probability(ys, lengths).numpy().sum()) / int(lengths.sum())
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @lecture("I8", "density")
 def test_the_density_of_a_trained_hand_integrates_to_one(backend: str) -> None:
@@ -472,7 +469,6 @@ def test_the_density_of_a_trained_hand_integrates_to_one(backend: str) -> None:
     assert math.exp(found) == pytest.approx(wanted, rel=1e-9)
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @lecture("I8", "likelihood")
 def test_a_mixture_is_half_a_nat_under_one_gaussian(backend: str) -> None:
@@ -491,7 +487,6 @@ def test_a_mixture_is_half_a_nat_under_one_gaussian(backend: str) -> None:
     assert many <= float((gauss + coin).mean()) - 0.5
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @lecture("I8", "pictures")
 def test_samples_are_drawn_as_strokes(backend: str) -> None:

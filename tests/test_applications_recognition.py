@@ -144,7 +144,6 @@ def test_a_sound_has_its_formants(tract):
 # --- what is learned -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @lecture("I7", "label error")
 @pytest.mark.long
 def test_handwriting_is_read(backend):
@@ -152,7 +151,6 @@ def test_handwriting_is_read(backend):
     assert learned(written, 3, V=4, H=24, updates=90, longest=3, rate=0.02) <= 0.05
 
 
-@pytest.mark.slow
 @lecture("I9", "label error")
 @pytest.mark.long
 def test_unseen_speakers_are_understood(backend):

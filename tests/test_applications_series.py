@@ -152,7 +152,7 @@ def compared(backend, seed, H, passes, k):
 
 
 @lecture("I11", "forecast")
-@pytest.mark.slow
+@pytest.mark.long
 def test_five_networks_beat_autoregression_at_horizons_1_and_20(backend):
     for seed in SEEDS:
         ar, net, _ = compared(backend, seed, 32, 40, 20)
@@ -161,7 +161,7 @@ def test_five_networks_beat_autoregression_at_horizons_1_and_20(backend):
 
 
 @lecture("I11", "free-running")
-@pytest.mark.slow
+@pytest.mark.long
 def test_free_running_errors_grow_and_forced_ones_do_not(backend):
     """The forced error is the same 20 steps on; the free-running one has grown by then."""
     for seed in SEEDS:

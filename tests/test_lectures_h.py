@@ -323,7 +323,6 @@ def test_the_attention_looks_with_the_bottom_output_of_the_step_before(backend):
         assert cells[1].Wx.grad is None and cells[2].Wx.grad is None
 
 
-@pytest.mark.slow
 @pytest.mark.long
 @lecture("H3", "translation")
 def test_a_small_gnmt_translates(backend):

@@ -168,7 +168,6 @@ def test_the_gradient_through_a_copied_cell_is_one(backend, steps):
     close(g_start[0], np.arange(N)[:, None] >= 2 + np.zeros(M))
 
 
-@pytest.mark.slow
 @lecture("H5", "quick")
 @pytest.mark.long
 def test_the_machine_copies_lists_longer_than_any_it_saw(backend):
@@ -188,7 +187,6 @@ def test_the_token_stands_before_the_sentence(backend):
         with_target(xs, [0, 0, 0], 4)
 
 
-@pytest.mark.slow
 @lecture("H4", "zero-shot")
 @pytest.mark.long
 def test_zero_shot_translation_is_better_than_chance(backend):
@@ -244,7 +242,6 @@ def test_the_language_stands_beside_every_input(backend, kind):
     assert model.log_probability(ys).shape == (B,)  # in no language
 
 
-@pytest.mark.slow
 @lecture("H4", "tree")
 @pytest.mark.long
 def test_vectors_of_languages_reproduce_their_tree(backend):
