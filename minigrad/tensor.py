@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ Array = Any  # an array of whichever backend
 Shape = tuple[int, ...]
 Axes = int | Iterable[int] | None
 FREED: Any = ("freed",)  # what Node.saved holds once backward has used it
-FROZEN = gc.get_freeze_count()  # what the collector had hidden before there were tensors
 _ids = itertools.count()
 _default_dtype: np.dtype[Any] = np.dtype("float32")
 
@@ -385,6 +383,9 @@ def _rebuild(
     if kind is not Tensor:
         tensor.__class__ = kind
     return tensor
+
+
+FIRST = object.__new__(Tensor)  # of no value; what hides it from the collector hides others
 
 
 def make(

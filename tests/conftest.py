@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.lecture_table import LectureTable, whole_suite
 
-# A capture looks at all objects there are, and tests collect garbage again and again: what lives as
-# long as the run of the whole suite is spared that, before minigrad is there.
+# Tests collect garbage again and again: what lives as long as the run of the whole suite is spared
+# that, libraries before minigrad is there, and what pytest knows of its tests once it does.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for library in ("scipy.special", "matplotlib.pyplot", "numba", "onnx", "torch"):
         with contextlib.suppress(ImportError):
@@ -61,6 +61,14 @@ def why_unusable(backend: str) -> str:
 def usable_backends() -> tuple[str, ...]:
     """Return the names of the first-party backends that run on this machine."""
     return tuple(name for name in ("numpy", "numba", "cupy") if not why_unusable(name))
+
+
+def pytest_collection_finish() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        from minigrad.graph import freeze
+
+        gc.collect()
+        freeze()
 
 
 def processors() -> int:

@@ -848,6 +848,20 @@ def test_a_backend_that_emits_is_asked_for_the_program(backend, monkeypatch):
     assert seen == [1]
 
 
+def test_a_program_that_a_backend_cannot_emit_is_interpreted_and_says_so(backend, monkeypatch):
+    def emit(self, graph):
+        raise NotImplementedError("no code for this")
+
+    monkeypatch.setattr(type(mg.resolve(backend)), "emit", emit, raising=False)
+    f = mg.compile(lambda x: x * 3)
+    with pytest.warns(RuntimeWarning, match="interpreted on .*: no code for this") as warned:
+        assert f(vector(2.0)).tolist() == [6.0]
+    assert warned[0].filename == __file__
+    assert f(vector(3.0)).tolist() == [9.0]
+    assert "interpreted on" in f.report() and "no code for this" in f.report()
+    assert f.source() == "interpreted"
+
+
 # --- gradients through it ------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """`minigrad-rnn experiment`: what it shows, keeps and goes on with; the quick runs' answers."""
 
+import importlib.util
 import itertools
 import json
 import shutil
@@ -16,6 +17,7 @@ import minigrad as mg
 from minigrad_rnn import cli, experiments
 from minigrad_rnn.experiment_command import fingerprint
 from minigrad_rnn.experiments import Bar, Experiment, tasks
+from minigrad_rnn.experiments.experiment import SEEDS
 from minigrad_rnn.experiments.gru_lstm import interval, make
 from minigrad_rnn.experiments.learning import open_gates
 from tests.test_cli import environment, heed_ctrl_c
@@ -70,6 +72,42 @@ def test_a_gru_performs_like_an_lstm(backend, quickly):
 )
 def test_the_other_quick_runs_show_their_direction(backend, quickly, name):
     quickly(name)
+
+
+# What experiments in full come to, and the clauses that this proves.
+IN_FULL = {
+    "recall": (("A6", "recall"), ("A6", "contrast")),
+    "copying": (("A6", "copy"),),
+    "temporal_order": (("D8", "temporal order"),),
+    "gru_lstm": (("E7", "table"),),
+    "dates": (("B12", "dates"),),
+    "reversal": (("B12", "reversal"), ("H2", "reversal")),
+    "ntm_copy": (("H5", "copy"),),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[lecture(row, clause, backend="any") for row, clause in clauses])
+        for name, clauses in IN_FULL.items()
+    ],
+)
+def test_the_claims_hold_in_full(tmp_path, name):
+    """The command itself, compiled, on the faster backend there is; minutes each.
+
+    From the first seed alone, but where the claim is about an interval of all five; all five of
+    each are for `tests/show/experiments_full.sh`.
+    """
+    seeds = SEEDS if name == "gru_lstm" else SEEDS[:1]
+    backend = "numba" if importlib.util.find_spec("numba") else "numpy"
+    words = ["experiment", name, "--no-picture", "--seeds", *map(str, seeds)]
+    done = subprocess.run(
+        [sys.executable, "-m", "minigrad_rnn.cli", *words],
+        cwd=tmp_path, env=environment(MINIGRAD_BACKEND=backend), text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- the command ----------------------------------------------------------------------------------

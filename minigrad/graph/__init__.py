@@ -9,6 +9,7 @@ from minigrad.graph.captured import Captured
 from minigrad.graph.checks import ordered, verify
 from minigrad.graph.compiled import Compiled, compile
 from minigrad.graph.contraction import Link, contract, inside, made_by, maker
+from minigrad.graph.existing import freeze
 from minigrad.graph.fission import distribute
 from minigrad.graph.flattening import fingerprint, unfold
 from minigrad.graph.fusing import fuse
@@ -38,6 +39,6 @@ __all__ = [
     "PASSES", "Affine", "CaptureError", "Captured", "Carry", "Collected", "Compiled", "Equation",
     "Graph", "GraphError", "Indexed", "Instruction", "Link", "Loop", "Program", "Value", "absorb",
     "build", "capture", "compile", "contract", "distribute", "equations", "evaluate", "fingerprint",
-    "fold", "fuse", "inside", "label", "lower", "made_by", "maker", "ordered", "simplify", "text",
-    "unfold", "verify", "whole",
+    "fold", "freeze", "fuse", "inside", "label", "lower", "made_by", "maker", "ordered", "simplify",
+    "text", "unfold", "verify", "whole",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from minigrad.backend import Backend, use_backend
+from minigrad.backend import Backend, use_backend, users_level
 from minigrad.graph.absorbing import absorb
 from minigrad.graph.fission import distribute
 from minigrad.graph.gathering import whole
@@ -33,15 +34,23 @@ class Program:
     """A graph, optimised, and what the backend makes of it; without that it is interpreted.
 
     A backend may have `emit(graph)`, which returns what is called with the inputs' arrays, gives
-    the outputs' arrays, and has report() and source().
+    the outputs' arrays, and has report() and source(). Where it raises NotImplementedError, a
+    warning says so.
     """
 
     def __init__(self, graph: Graph, backend: Backend) -> None:
         self.passed: list[str] = []
         for name, graph in stages(graph, backend):  # noqa: B020  the last one is what counts
             self.passed.append(f"{name + ':':11} {summary(graph)}")
-        emit = getattr(backend, "emit", None)
-        self.emitted: Any = emit(graph) if emit else None
+        self.emitted: Any = None
+        self.refused = ""
+        try:
+            if emit := getattr(backend, "emit", None):
+                self.emitted = emit(graph)
+        except NotImplementedError as error:  # a program that is rarer than those of the tests
+            self.refused = f": {error}"
+            said = f"a compiled function is interpreted on {backend.name}{self.refused}"
+            warnings.warn(said, RuntimeWarning, stacklevel=users_level())
         self.graph, self.backend = getattr(self.emitted, "graph", graph), backend
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -56,7 +65,8 @@ class Program:
 
     def report(self) -> str:
         """What each pass has left, and what the backend has to say about that."""
-        said = self.emitted.report() if self.emitted else f"interpreted on {self.backend.name}"
+        alone = f"interpreted on {self.backend.name}{self.refused}"
+        said = self.emitted.report() if self.emitted else alone
         return "\n".join([*self.passed, said])
 
     def source(self) -> str:

@@ -11,7 +11,7 @@ import functools
 import inspect
 import os
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from types import MethodType
 from typing import Any
@@ -71,7 +71,7 @@ class Compiled:
         functools.update_wrapper(self, f, updated=())
         self.f = f
         self.versions: OrderedDict[Hashable, list[Version]] = OrderedDict()
-        self.notes: list[str] = []  # why it was captured again
+        self.notes: deque[str] = deque(maxlen=8)  # why it was captured again, the last times
         self.captures = self.dropped = 0
         self.last: Version | None = None
 
@@ -158,7 +158,7 @@ class Compiled:
         versions = [v for same in self.versions.values() for v in same]
         kept = f"{len(versions)} kept" + (f", {self.dropped} dropped" if self.dropped else "")
         lines = [f"{self!r}: {self.captures} captures, {kept}"]
-        lines += [f"  {note}" for note in dict.fromkeys(self.notes[-8:])]
+        lines += [f"  {note}" for note in dict.fromkeys(self.notes)]
         for version in versions:
             lines += version.lines()
         return "\n".join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from minigrad.errors import MinigradError, ShapeError
 from minigrad.graph.captured import is_array
 from minigrad.graph.circumstances import WRITTEN
+from minigrad.graph.existing import existing
 from minigrad.graph.ir import CaptureError, Instruction, Operand, Value
 from minigrad.graph.sources import Ambient, Argument, Gradient, Held, Source
 from minigrad.graph.tape import Tape, tape_of
@@ -32,23 +32,12 @@ from minigrad.op import (
 )  # fmt: skip
 from minigrad.ops import random
 from minigrad.spec import NUMBERS, Spec, explain, mismatch, refuse_assignment, specs_of
-from minigrad.tensor import FROZEN, Node, Tensor, make, next_id
+from minigrad.tensor import Node, Tensor, make, next_id
 from minigrad.tensor import leaf as new_leaf
 
 
 class Outside(CaptureError):
     """What cannot be captured together with a graph from before the call."""
-
-
-def _kinds(kind: type[Any]) -> set[type[Any]]:
-    """A class and all that derive from it."""
-    return {kind}.union(*(_kinds(child) for child in kind.__subclasses__()))
-
-
-def _tensors() -> list[Tensor]:
-    """All tensors there are: an object refers to its class. Half the time of gc.get_objects."""
-    kinds = _kinds(Tensor)
-    return [x for x in gc.get_referrers(*kinds) if type(x) in kinds]
 
 
 def recorder_at(run: Any) -> Recorder | None:
@@ -71,11 +60,9 @@ class Recorder:
     def __init__(self, graphs: bool = False) -> None:
         if recorder_at(mode.get().run):
             raise CaptureError("a function is being captured already; capture the outer one alone")
-        if gc.get_freeze_count() > FROZEN:
-            raise CaptureError("gc.freeze() hides the tensors there are; call gc.unfreeze() first")
         self.generator = random.generator  # there from now on, hence an input
         # Held, so that nothing made during the capture can take the place of one of them.
-        self.existing: dict[int, Tensor] = {id(x): x for x in _tensors()}
+        self.existing: dict[int, Tensor] = {id(x): x for x in existing()}
         self.by_array: dict[int, list[Tensor]] = {}
         self.grads: dict[Node, Tensor | None] = {}
         self.written: set[Node] = set()  # of these, those that were set
@@ -389,7 +376,7 @@ class Recorder:
     def left(self, own: Sequence[Tensor]) -> list[Tensor]:
         """Tensors of the capture that are still there after it, but for a tape's own."""
         kept = set(map(id, own))
-        tensors = [x for x in _tensors() if hasattr(x, "backend") and id(x) not in kept]
+        tensors = [x for x in existing() if hasattr(x, "backend") and id(x) not in kept]
         return [x for x in tensors if getattr(bare(x), "recorder", None) is self]
 
     def end(self) -> None:

@@ -2,7 +2,8 @@
 
 `python tests/show/compiled.py` prints all; `python tests/show/compiled.py reports` those named:
 reports (LSTM, attention decoder, clockwork), example (eager, NumPy, Numba), own (in no catalogue),
-derivatives (what they cost beside the forward run). Exits with 1 where numbers differ.
+derivatives (what they cost beside the forward run). Exits with 1 where numbers differ, or where
+double backward takes more than six times the forward run.
 """
 
 from __future__ import annotations
@@ -132,9 +133,9 @@ class Own(mg.nn.Module):
         return h, (h, m)
 
 
-def timed(step, data) -> float:
+def timed(step, data, rounds: int = 15) -> float:
     found = []
-    for _ in range(15):
+    for _ in range(rounds):
         start = time.perf_counter()
         step(*data)
         found.append(time.perf_counter() - start)
@@ -153,32 +154,37 @@ def own() -> None:
     print(f"eager {slow:.2f} ms a step, compiled {fast:.2f} ms: {slow / fast:.1f} times faster")
 
 
+def times_forward(derivative, forward, xs) -> float:
+    """The median over rounds of how many times the forward run's time the derivative takes."""
+    return statistics.median(timed(derivative, xs, 1) / timed(forward, xs, 1) for _ in range(15))
+
+
 def derivatives() -> None:
-    """Seen from outside, each is a call of a compiled function, of its pullbacks, and of theirs."""
-    print(f"\n# derivatives of compiled cells, T = {T}, B = {B}, D = {D}, H = {H}: times forward")
-    print(f"{'':10} {'forward':>11} {'gradient':>9} {'jvp':>6} {'double backward':>16}")
+    """Each kind compiled whole, as one graph; then from outside: pullbacks of compiled code."""
+    print(f"\n# derivatives of compiled cells, T = {T}, B = {B}, D = {D}, H = {H}: times forward;")
+    print("# whole: mg.compile(mg.grad(f)), outside: mg.grad(mg.compile(f))")
     mg.set_backend("numba")
     xs, v = numbers(T, B, D), mg.Tensor(np.random.default_rng(1).normal(size=(T, B, D)), "float32")
-    for name, cell in (("LSTM", rnn.LSTMCell(D, H)), ("GRU", rnn.GRUCell(D, H)),
-                       ("clockwork", rnn.ClockworkCell(D, H))):  # fmt: skip
-        of_xs = mg.compile(lambda xs, cell=cell: mg.square(rnn.unroll(cell, xs)[0]).mean())
-        gradient = mg.grad(of_xs)
-        kinds = {
-            "gradient": lambda xs: gradient(xs),  # noqa: B023
-            "jvp": lambda xs: mg.jvp(of_xs, (xs,), (v,))[1],  # noqa: B023
-            "double": mg.grad(lambda xs: (gradient(xs) * v).sum()),  # noqa: B023
-        }
-        eager = mg.grad(lambda xs, f=of_xs.f: (mg.grad(f)(xs) * v).sum())
-        a, b = (f(xs).numpy() for f in (kinds["double"], eager))
-        difference = float(np.abs(a - b).max() / np.abs(b).max())
-        with mg.no_grad():
-            forward = timed(of_xs, (xs,))
-        ratios = {kind: timed(f, (xs,)) / forward for kind, f in kinds.items()}
-        print(f"{name:10} {forward:8.2f} ms {ratios['gradient']:9.1f} {ratios['jvp']:6.1f} "
-              f"{ratios['double']:16.1f}")  # fmt: skip
-        check(
-            difference < 1e-4, f"{name}: double backward differs by {difference:.1e}, at most 1e-4"
-        )
+    kinds = {
+        "gradient": mg.grad,
+        "jvp": lambda f: lambda xs: mg.jvp(f, (xs,), (v,))[1],
+        "double backward": lambda f: mg.grad(lambda xs: (mg.grad(f)(xs) * v).sum()),
+    }
+    cells = (rnn.LSTMCell(D, H), rnn.GRUCell(D, H), rnn.ClockworkCell(D, H))
+    for name, cell in zip(("LSTM", "GRU", "clockwork"), cells, strict=True):
+        f = lambda xs, cell=cell: mg.square(rnn.unroll(cell, xs)[0]).mean()  # noqa: E731
+        compiled = mg.compile(f)
+        quiet = mg.no_grad()(compiled)
+        print(f"{name}: forward {timed(quiet, (xs,)):.2f} ms")
+        for kind, of in kinds.items():
+            whole, outside = mg.compile(of(f)), of(compiled)
+            eager, *found = (g(xs).numpy() for g in (of(f), whole, outside))
+            scale = np.abs(eager).max()
+            worst = max(float(np.abs(a - eager).max() / scale) for a in found)
+            cost, from_outside = (times_forward(g, quiet, (xs,)) for g in (whole, outside))
+            print(f"  {kind:15} whole {cost:5.1f}, outside {from_outside:5.1f}")
+            check(worst < 1e-4, f"{name}, {kind}: {worst:.1e} from eager, at most 1e-4")
+        check(cost <= 6, f"{name}: double backward takes {cost:.1f} times forward, at most 6")
 
 
 def main() -> None:
