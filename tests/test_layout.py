@@ -52,7 +52,7 @@ ALLOWED = {
 # Lines without docstrings, comments and blanks. A number is raised in a commit of its own.
 BUDGET = {
     "minigrad, without graph and pictures": 4450,
-    "minigrad/graph": 6450,
+    "minigrad/graph": 6550,
     "minigrad/pictures": 2600,
     "minigrad_numpy": 950,
     "minigrad_numba": 3150,
