@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import os
 import pickle
+import random
 import re
 import signal
 import subprocess
 import sys
 import threading
 import types
+from collections import deque
 
 import numpy as np
 import pytest
@@ -146,10 +149,16 @@ def test_only_so_many_captures_are_kept_and_the_last_used_stay(backend, monkeypa
     monkeypatch.setattr("minigrad.graph.compiled.MOST", 3)
     f = mg.compile(lambda x, n: x * n)
     x = mg.ones(2)
-    for n in (0, 1, 2, 0, 3, 0, 4):
+    for n in (0, 1, 2, 0):
+        assert f(x, n).tolist() == [n, n]
+    with pytest.warns(RuntimeWarning, match=r"captured 4 times, last for .* \(2,\), 3") as told:
+        f(x, 3)
+    assert [warning.filename for warning in told] == [__file__]
+    for n in (0, 4):  # told once
         assert f(x, n).tolist() == [n, n]
     assert f.captures == 5
     assert "3 kept, 2 dropped" in f.report()
+    assert "(..., ...) of float32 (2,), 4: 1 steps" in f.report()
     f(x, 0)
     assert f.captures == 5
     f(x, 1)
@@ -556,11 +565,154 @@ def test_what_it_does_to_python_happens_once_and_is_reported(backend):
         lines.append("called")
         return x * 2
 
-    for _ in range(3):
+    with pytest.warns(RuntimeWarning, match="^total was changed while .* keep state in a tensor"):
+        f(vector(1.0))
+    for _ in range(2):
         f(vector(1.0))
     assert (lines, log.count, total, f.captures) == (["called"], 1, 1, 1)
     for what in ("a list", "count of Log", "total"):
         assert f"once: {what} was changed" in f.report()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        random.random,
+        np.random.rand,
+        functools.partial(random.Random(0).gauss, 0, 1),
+        np.random.default_rng(0).normal,
+        np.random.RandomState(0).normal,
+    ],
+)
+def test_a_random_number_that_each_call_would_repeat_is_told(backend, draw):
+    f = mg.compile(lambda x: x * draw())
+    with pytest.warns(RuntimeWarning, match=r"random number was drawn .* minigrad\.random") as told:
+        f(vector(1.0))
+    assert told[0].filename == __file__
+    mg.compile(mg.nn.Dropout(0.5))(vector(1.0))
+
+
+SCALE = 1.0
+
+
+def doubled(x):
+    return x * 2 * SCALE
+
+
+def by_default(x, factors=[1.0]):  # noqa: B006
+    return x * factors[0]
+
+
+@functools.lru_cache
+def looked_up(n):
+    return 1.0 * n
+
+
+class Held:
+    factor = 1.0
+    __slots__ = ("slot",)
+
+
+class Reads(mg.nn.Module):
+    """Each way in which a method may come by a number that stands elsewhere."""
+
+    factor = 1.0
+
+    def __init__(self):
+        self.function, self.table = doubled, {"f": doubled}
+        self.names, self.bag, self.line = types.SimpleNamespace(a=1.0), {1.0}, deque([1.0])
+        self.held = Held()
+        self.held.slot = 1.0
+
+    def __call__(self, x):
+        return x * SCALE
+
+    @staticmethod
+    def static(x):
+        return x * SCALE
+
+    @classmethod
+    def of_class(cls, x):
+        return x * cls.factor
+
+    @property
+    def scale(self):
+        return SCALE
+
+
+class Further(Reads):
+    def __call__(self, x):
+        return super().__call__(x)
+
+
+# What f reads of an object o (of class k) and x; what changes it.
+READ = {
+    "a global, by a call": (lambda o, k, x: o(x), "SCALE"),
+    "a global, by super()": (lambda o, k, x: o(x), "SCALE"),
+    "a global, by a static method": (lambda o, k, x: o.static(x), "SCALE"),
+    "a global, by a property": (lambda o, k, x: x * o.scale, "SCALE"),
+    "a global, by a function of an object": (lambda o, k, x: o.function(x), "SCALE"),
+    "a global, by a function in a dict": (lambda o, k, x: o.table["f"](x), "SCALE"),
+    "a method": (lambda o, k, x: o(x), lambda o, k: setattr(k, "__call__", lambda s, x: x * 3)),
+    "a value of a class": (lambda o, k, x: o.of_class(x), lambda o, k: setattr(k, "factor", 2.0)),
+    "a value of a class itself": (
+        lambda o, k, x: x * Held.factor,
+        lambda o, k: setattr(Held, "factor", Held.factor + 1),
+    ),
+    "a slot": (lambda o, k, x: x * o.held.slot, lambda o, k: setattr(o.held, "slot", 2.0)),
+    "a namespace": (lambda o, k, x: x * o.names.a, lambda o, k: setattr(o.names, "a", 2.0)),
+    "a set": (lambda o, k, x: x * sum(o.bag), lambda o, k: o.bag.add(2.0)),
+    "a deque": (lambda o, k, x: x * sum(o.line), lambda o, k: o.line.append(2.0)),
+    "what is not there": (
+        lambda o, k, x: x * getattr(o, "more", 1.0),
+        lambda o, k: setattr(o, "more", 2.0),
+    ),
+    "a default argument": (
+        lambda o, k, x: by_default(x),
+        lambda o, k: by_default.__defaults__[0].__setitem__(0, by_default(1.0) + 1),
+    ),
+    "a cached function": (lambda o, k, x: x * looked_up(2), "SCALE"),
+}
+
+
+@pytest.mark.parametrize("what", READ)
+def test_what_methods_read_is_watched(backend, monkeypatch, what):
+    read, change = READ[what]
+    kind = Further if "super" in what else type("Own", (Reads,), {"__module__": __name__})
+    o, x = kind(), vector(1.0, 2.0)
+    f = mg.compile(lambda x: read(o, kind, x))
+    before = f(x).tolist()
+    assert f(x).tolist() == before and f.captures == 1
+    if change == "SCALE":
+        monkeypatch.setitem(globals(), "SCALE", 2.0)
+    else:
+        change(o, kind)
+    assert f(x).tolist() == read(o, kind, x).tolist()
+    assert what == "a cached function" or f(x).tolist() != before
+
+
+def test_a_norm_that_is_not_finite_stops_each_call(backend):
+    """It is an op that gives its operand back, and raises or not."""
+    p = mg.nn.Parameter([1.0, 1.0])
+    optimizer = mg.optim.SGD([p], lr=0.1)
+
+    @mg.compile
+    def step(x):
+        loss = (p * x).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        mg.optim.clip_by_global_norm([p], 1.0)
+        optimizer.step()
+        return loss
+
+    step(mg.ones(2))
+    before = p.numpy().copy()
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(mg.NonFiniteError, match="the total norm of the gradients is"):
+            step(mg.Tensor([1.0, bad]))
+        np.testing.assert_array_equal(p.numpy(), before)
+    step(mg.ones(2))
+    assert step.captures == 1 and (p.numpy() < before).all()
 
 
 def test_a_state_that_is_bound_anew_instead_of_assigned_is_no_constant(backend):
@@ -587,8 +739,13 @@ def test_a_state_that_is_bound_anew_instead_of_assigned_is_no_constant(backend):
         cell.both = (cell.both[0] + x, cell.both[1] * x)
         return cell.both[0] * 1
 
-    for step in (f, g, of_a_pair):
-        step(mg.ones(1))
+    for step, told in (
+        (f, "h of Cell was bound"),
+        (g, None),
+        (of_a_pair, "both of Cell was bound"),
+    ):
+        with pytest.warns(RuntimeWarning, match=told) if told else contextlib.nullcontext():
+            step(mg.ones(1))
         with pytest.raises(CaptureError, match="return it or assign it"):
             step(mg.ones(1))
 

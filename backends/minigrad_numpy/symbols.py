@@ -287,8 +287,12 @@ class Recorder:
 
     def copy_into(self, target: Symbol, x: Any) -> None:
         """Write values into an array that is there."""
-        args = target, x
-        self.body.entries.append(Entry(np.copyto, args, {}, symbols_in(args), []))
+        self.effect(np.copyto, (target, x))
+
+    def effect(self, function: Callable[..., Any], args: Any, name: str = "") -> None:
+        """A call that gives nothing: it writes, or raises."""
+        args = tuple(args)
+        self.body.entries.append(Entry(function, args, {}, symbols_in((args, {})), [], name))
 
 
 def has_out(function: Any, args: Any, options: Any) -> bool:

@@ -26,6 +26,7 @@ from minigrad.graph.ir import (
     at_iteration,
     map_static,
 )
+from minigrad.graph.properties import looks_at_values
 from minigrad_numpy.symbols import Body, Layout, Queue, Recorder, Root, Symbol, compact, extent, row
 
 
@@ -112,6 +113,11 @@ class Walk(Recorder):
         map_static(note, step.static)
         if counters:
             return self.moving(step, operands, counters)
+        if looks_at_values(step):  # a call of its own: the op may give its operand back as it is
+            self.effect(partial(step.op.check, self.backend, **step.static), operands, step.op.name)
+            forward = self.bound(step.op)
+            forward = partial(forward, **step.static) if step.static else forward
+            return self.called(step, operands, forward)
         return self.followed(step.op, operands, step.static) or self.called(
             step, operands, self.checked(step.op, step.static)
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from threading import get_ident
 from typing import Any
 
+from minigrad.backend import users_level
 from minigrad.graph.looks import Looks
 from minigrad.nn import Module
 from minigrad.op import mode
@@ -74,6 +76,13 @@ class Circumstances:
             for module in self.switched
         ]
         notes += [f"once: {name} was changed" for name in self.looks.changed]
+        for what in dict.fromkeys(self.looks.stuck):
+            warnings.warn(
+                f"{what} while a function was captured: later calls run no Python, and repeat what "
+                f"was there then; keep state in a tensor and assign it, draw with minigrad.random",
+                RuntimeWarning,
+                stacklevel=users_level(),
+            )
         for node in hooked:
             what = f"the result of {node.op.name}" if node.op else node.name or "a leaf"
             notes.append(f"once: a hook of {what} ran; what it computed is in the graph")

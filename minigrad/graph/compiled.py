@@ -11,6 +11,7 @@ import functools
 import inspect
 import os
 import time
+import warnings
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Sequence
 from types import MethodType
@@ -18,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from minigrad.backend import Backend, current
+from minigrad.backend import Backend, current, users_level
 from minigrad.graph import tracing
 from minigrad.graph.calls import Call
-from minigrad.graph.captured import Captured, flatten, nest_of
+from minigrad.graph.captured import Captured, flatten, is_array, nest_of
 from minigrad.graph.ir import CaptureError, Graph
 from minigrad.graph.recorder import Outside, recorder_at
 from minigrad.op import BareRun, execute, mode
@@ -29,6 +30,7 @@ from minigrad.ops.random import Key
 from minigrad.tensor import Tensor, default_dtype
 
 MOST = 64  # how many captures are kept
+SHOWN = 4  # how many of them a report shows in full
 NUMBERS = (int, bool, str, bytes, type(None))
 
 
@@ -125,6 +127,13 @@ class Compiled:
         self.versions.move_to_end(key)
         self.captures += 1
         self.last = version
+        if self.captures == MOST + 1:
+            warnings.warn(
+                f"{self!r} was captured {self.captures} times, last for {version.given}, and the "
+                f"oldest are dropped; give numbers that change as tensors, pad to few lengths",
+                RuntimeWarning,
+                stacklevel=users_level(),
+            )
         while sum(map(len, self.versions.values())) > MOST:
             oldest = next(iter(self.versions))
             self.versions[oldest].pop(0)
@@ -159,7 +168,9 @@ class Compiled:
         kept = f"{len(versions)} kept" + (f", {self.dropped} dropped" if self.dropped else "")
         lines = [f"{self!r}: {self.captures} captures, {kept}"]
         lines += [f"  {note}" for note in dict.fromkeys(self.notes)]
-        for version in versions:
+        for version in versions[:-SHOWN]:
+            lines += version.lines()[:1]
+        for version in versions[-SHOWN:]:
             lines += version.lines()
         return "\n".join(lines)
 
@@ -172,6 +183,7 @@ class Version:
         leaves, rebuild = flatten((args, named))
         leaves = [x[()] if isinstance(x, np.ndarray) and x.ndim == 0 else x for x in leaves]
         self.nest = nest_of((*args, named) if named else args)
+        self.given = f"{self.nest} of {', '.join(map(_shown, leaves))}" if leaves else "()"
         self.captured: Captured | None = None
         self.call: Call | None = None
         self.why = ""
@@ -189,12 +201,12 @@ class Version:
     def lines(self) -> list[str]:
         """The part of the report."""
         if self.call is None:
-            return [f"  {self.nest}: not compiled: {self.why}"]
+            return [f"  {self.given}: not compiled: {self.why}"]
         program = self.call.program
         steps, left = len(self.raw.steps), sum(1 for _ in program.graph.walk())
         capture, build = self.seconds
         lines = [
-            f"  {self.nest}: {steps} steps, {left} after all passes with "
+            f"  {self.given}: {steps} steps, {left} after all passes with "
             f"{len(program.graph.loops())} loops; captured in {capture * 1e3:.1f} ms, built in "
             f"{build * 1e3:.1f} ms",
             *(f"    {note}" for note in program.graph.notes),
@@ -204,6 +216,13 @@ class Version:
             kind = "derivative, itself differentiable" if recording else "derivative"
             lines.append(f"    {kind}: {sum(1 for _ in call.program.graph.walk())} steps")
         return lines
+
+
+def _shown(leaf: Any) -> str:
+    """An argument in a report: dtype and shape of an array, else the value."""
+    if is_array(leaf):
+        return f"{leaf.dtype} {tuple(leaf.shape)}"
+    return repr(leaf) if len(repr(leaf)) < 40 else type(leaf).__name__
 
 
 def _backend(captured: Captured, leaves: Sequence[Any]) -> Backend:

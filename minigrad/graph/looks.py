@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import inspect
+import random
+import sys
+import sysconfig
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from itertools import pairwise, zip_longest
 from operator import is_
 from threading import get_ident
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+
+import numpy as np
 
 from minigrad.nn import Module
 from minigrad.optim import Optimizer, Schedule
@@ -22,15 +29,21 @@ from minigrad.tensor import Tensor
 
 KINDS: tuple[type[Any], ...] = (Module, Optimizer, Schedule)  # whose attributes are watched
 ENGINE = "minigrad"  # and what is called so with an ending: their own variables do not change
-HEAP_TYPE = 1 << 9  # CPython's flag of a class that Python code has made
-CONTAINERS = (list, tuple, dict)
+MUTABLE = 1 << 8 | 1 << 9  # CPython's flags: a class that Python code has made has the second alone
+CONTAINERS = (list, tuple, dict, set, frozenset, deque, SimpleNamespace)
+FUNCTIONS = (FunctionType, MethodType, partial)
+UNCALLED = ("__init__", "__new__", "__repr__", "__str__", "__del__", "__getattribute__")
+LIBRARIES = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "purelib", "platlib"))
+DRAWING = (random.Random, np.random.Generator, np.random.RandomState)
+GENERATORS = random.random.__self__, np.random.rand.__self__  # type: ignore[attr-defined]
 PLAIN = (int, float, complex, bool, str, bytes)
 MISSING: Any = object()
 
 
 class Looks:
-    """The variables around f and around the functions of its package that it calls, and, once
-    watched, the attributes that were read of modules, optimizers and the user's own objects."""
+    """The variables around f, and around functions of its package and methods of the user's classes
+    that it may call; and, once watched, the attributes that were read of modules, optimizers and
+    the user's own objects."""
 
     def __init__(self, f: Callable[..., Any], leaves: Iterable[Any]) -> None:
         # what reads a variable or an attribute, how it is called, what stood there; by its place
@@ -38,8 +51,14 @@ class Looks:
         self.items: dict[int, tuple[Any, tuple[Any, ...]]] = {}  # of containers found there
         self.patched: list[type[Any]] = []
         self.changed: list[str] = []  # by f itself, at the capture
+        self.stuck: list[str] = []  # of these what f reads, and what it drew: each call the same
         self.kinds: dict[type[Any], None] = dict.fromkeys(KINDS)
+        self.classes: set[type[Any]] = set()  # that were looked at
+        self.functions: set[FunctionType] = set()  # that were followed
+        self.generators: dict[int, tuple[Any, Any]] = {}  # of random numbers, with their states
         self.thread = 0
+        for generator in GENERATORS:
+            self.watch(generator)
         self._follow([(f, None), *((x, None) for x in leaves)])
 
     # around f
@@ -48,7 +67,7 @@ class Looks:
         seen: dict[int, Any] = {}
         while waiting:
             x, package = waiting.pop()
-            if id(x) in seen:
+            if id(x) in seen or (isinstance(x, FunctionType) and x in self.functions):
                 continue
             seen[id(x)] = x
             if isinstance(x, partial):
@@ -56,6 +75,7 @@ class Looks:
             elif isinstance(x, MethodType):
                 waiting += [(x.__func__, None), (x.__self__, None)]
             elif isinstance(x, FunctionType):
+                self.functions.add(x)
                 waiting += self._variables(x, package)
             else:
                 self.watch(x)
@@ -64,6 +84,9 @@ class Looks:
     def _variables(self, f: FunctionType, package: str | None) -> Iterator[tuple[Any, str | None]]:
         for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
             yield self._place(id(cell), partial(_inside, cell), name), None
+        for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()):
+            self._contents(value)
+            yield value, None
         own = str(f.__globals__.get("__name__")).partition(".")[0]
         if own.startswith(ENGINE) or package not in (None, own):
             return
@@ -74,7 +97,10 @@ class Looks:
                 if str(names.get("__name__")).startswith(ENGINE):
                     continue
             if name in names:
-                yield self._name(names, name, name), own
+                value = self._name(names, name, name)
+                if isinstance(value, type) and attribute:
+                    self._class(value, attribute)
+                yield value, own
 
     def _name(self, names: dict[str, Any], name: str, called: str) -> Any:
         return self._place((id(names), name), partial(names.get, name, MISSING), called)
@@ -99,19 +125,46 @@ class Looks:
                 waiting += items
             for item in of_each_kind.values():
                 self.watch(item)
+            if not of_each_kind.keys().isdisjoint(FUNCTIONS):
+                self._follow([(x, None) for x in items if isinstance(x, FUNCTIONS)])
 
     # attributes
 
     def watch(self, x: Any) -> None:
-        """Watch an object of a class that Python code has made."""
+        """Watch an object of a class that Python code has made, and follow a function."""
         kind = type(x)
-        own = str(kind.__module__).partition(".")[0] == ENGINE
-        if kind.__flags__ & HEAP_TYPE and not own and not isinstance(x, (*KINDS, Tensor)):
-            plain = getattr(kind, "__getattribute__") is object.__getattribute__  # noqa: B009
-            if plain and hasattr(x, "__dict__") and kind not in self.kinds:
-                self.kinds[kind] = None
-                if self.thread:
-                    self._patch(kind)
+        if isinstance(x, FUNCTIONS):
+            self._follow([(x, None)])
+        elif isinstance(x, DRAWING) and id(x) not in self.generators:
+            self.generators[id(x)] = x, _state(x)
+        if kind in self.classes or kind.__flags__ & MUTABLE != 1 << 9 or isinstance(x, Tensor):
+            return
+        self.classes.add(kind)
+        for owner in kind.__mro__:
+            for name, value in list(vars(owner).items()):
+                if name[:2] == "__" and name not in UNCALLED and isinstance(value, FunctionType):
+                    self._class(kind, name)  # Python calls it without asking for the attribute
+        plain = getattr(kind, "__getattribute__") is object.__getattribute__  # noqa: B009
+        if plain and not _of_engine(kind) and not isinstance(x, KINDS):
+            self.kinds[kind] = None
+            if self.thread:
+                self._patch(kind)
+
+    def _class(self, kind: type[Any], name: str) -> None:
+        """What the user's classes hold by a name, all of them, for super() asks further ones: a
+        value is watched, code followed, with the names in it that are the class's."""
+        owners = [k for k in kind.__mro__ if name in vars(k) and not _of_library(k.__module__)]
+        for owner in dict.fromkeys([kind, *owners] if owners else []):
+            place = owner, name
+            if place in self.places:
+                continue
+            value = self._place(place, partial(_held, owner, name), f"{name} of {owner.__name__}")
+            inner = getattr(value, "fget", getattr(value, "func", value))  # of a property
+            inner = getattr(inner, "__func__", inner)  # of a static or class method
+            self.watch(inner)
+            if isinstance(inner, FunctionType):
+                for read in inner.__code__.co_names:
+                    self._class(kind, read)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -127,31 +180,40 @@ class Looks:
                 del kind.__getattribute__
             self.patched = []
         self._settle()
+        if any(_state(x) != was for x, was in self.generators.values()):
+            self.stuck.append("a random number was drawn")
 
     def _patch(self, kind: type[Any]) -> None:
         if "__getattribute__" in vars(kind):
             return
-        places, find = self.places, object.__getattribute__
+        find = object.__getattribute__
 
         def look(x: Any, name: str) -> Any:
-            value = find(x, name)
-            if name[:2] != "__" and name != "training" and get_ident() == self.thread:
-                own = find(x, "__dict__")
-                if (id(own), name) not in places:
-                    self._name(own, name, f"{name} of {type(x).__name__}")
-                    self._inherited(type(x), name)
-                    self.watch(value)
-            return value
+            if name[:2] == "__" or name == "training" or get_ident() != self.thread:
+                return find(x, name)
+            try:
+                return find(x, name)
+            finally:  # where there is none, too: hasattr asks
+                self._attribute(x, name)
 
         kind.__getattribute__ = look  # type: ignore[assignment]
         self.patched.append(kind)
 
-    def _inherited(self, kind: type[Any], name: str) -> None:
-        """The attribute of the first class that has it, unless that is code."""
-        owner = next((k for k in kind.__mro__ if name in vars(k)), None)
-        if owner and (owner, name) not in self.places and not hasattr(vars(owner)[name], "__get__"):
-            read = partial(vars(owner).get, name, MISSING)
-            self._place((owner, name), read, f"{name} of {owner.__name__}")
+    def _attribute(self, x: Any, name: str) -> None:
+        own = _own(x)
+        place = id(x if own is None else own), name
+        if place in self.places:
+            return
+        kind = type(x)
+        slot = next((vars(k)[name] for k in kind.__mro__ if name in vars(k)), None)
+        if inspect.ismemberdescriptor(slot):
+            read = partial(_slot, slot, x)
+        elif own is not None:
+            read = partial(own.get, name, MISSING)
+        else:
+            return
+        self.watch(self._place(place, read, f"{name} of {kind.__name__}"))
+        self._class(kind, name)
 
     # afterwards
 
@@ -160,9 +222,15 @@ class Looks:
         stands in their places now belongs to the capture."""
         for place, (read, called, was) in list(self.places.items()):
             now = read()
-            if now is not was and not _tensors((was, now)):
-                del self.places[place]
-                self.changed.append(called)
+            if now is was:
+                continue
+            if _tensors((was, now)):
+                self.stuck.append(f"{called} was bound to another tensor")
+                continue
+            del self.places[place]
+            self.changed.append(called)
+            if isinstance(was, PLAIN) and isinstance(now, PLAIN):
+                self.stuck.append(f"{called} was changed")
         for number, (value, items) in list(self.items.items()):
             found = _items(value)
             if same(found, items):
@@ -184,6 +252,47 @@ class Looks:
         return None
 
 
+def _of_engine(kind: type[Any]) -> bool:
+    return str(kind.__module__).partition(".")[0] == ENGINE
+
+
+@lru_cache(maxsize=1024)
+def _of_library(module: str) -> bool:
+    """Whether a module is Python's own or was installed: its classes do not change."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    installed = file is not None and file.startswith(LIBRARIES)
+    return installed or module in sys.builtin_module_names or module.startswith(ENGINE)
+
+
+def _state(generator: Any) -> Any:
+    """What changes where a generator of Python or NumPy gives a number."""
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    bits = getattr(generator, "bit_generator", None) or generator._bit_generator
+    state = bits.state["state"].values()
+    return [x.tobytes() if isinstance(x, np.ndarray) else x for x in state]
+
+
+def _own(x: Any) -> dict[str, Any] | None:
+    try:
+        own: dict[str, Any] = object.__getattribute__(x, "__dict__")
+    except AttributeError:  # it has slots alone
+        return None
+    return own
+
+
+def _held(kind: type[Any], name: str) -> Any:
+    """What a class or the first above it holds by a name."""
+    return next((vars(k)[name] for k in kind.__mro__ if name in vars(k)), MISSING)
+
+
+def _slot(descriptor: Any, x: Any) -> Any:
+    try:
+        return descriptor.__get__(x)
+    except AttributeError:
+        return MISSING
+
+
 def _inside(cell: CellType) -> Any:
     try:
         return cell.cell_contents
@@ -192,6 +301,8 @@ def _inside(cell: CellType) -> Any:
 
 
 def _items(value: Any) -> Any:
+    if isinstance(value, SimpleNamespace):
+        value = vars(value)
     return value.values() if isinstance(value, dict) else value
 
 
