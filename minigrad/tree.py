@@ -1,8 +1,8 @@
-"""Nests: tuples, named tuples, lists and dicts (sorted by key) around leaves."""
+"""Nests: tuples, named tuples, lists and dicts (leaves sorted by key) around leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,11 @@ def flatten(nest: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
     return leaves, partial(_rebuild, shape, len(leaves))  # unlike a closure, it can be pickled
 
 
+def in_order(keys: Iterable[Any]) -> list[Any]:
+    """Keys of a dict sorted, those of different types by type."""
+    return sorted(keys, key=lambda key: (type(key).__name__, key))
+
+
 def _rebuild(shape: Any, count: int, values: Sequence[Any]) -> Any:
     if len(values) != count:
         raise ValueError(f"the nest has {count} leaves, not {len(values)}")
@@ -22,8 +27,8 @@ def _rebuild(shape: Any, count: int, values: Sequence[Any]) -> Any:
 
 def _shape(nest: Any, leaves: list[Any]) -> Any:
     if isinstance(nest, dict):
-        keys = sorted(nest)
-        return dict, keys, [_shape(nest[key], leaves) for key in keys]
+        items = {key: _shape(nest[key], leaves) for key in in_order(nest)}
+        return dict, (list(items), list(nest)), list(items.values())
     if isinstance(nest, (tuple, list)):
         return type(nest), None, [_shape(item, leaves) for item in nest]
     leaves.append(nest)
@@ -36,7 +41,8 @@ def _build(shape: Any, values: Any) -> Any:
     kind, keys, items = shape
     built = [_build(item, values) for item in items]
     if keys is not None:
-        return dict(zip(keys, built, strict=True))
+        found = dict(zip(keys[0], built, strict=True))
+        return {key: found[key] for key in keys[1]}  # the order is part of a dict
     return kind(*built) if hasattr(kind, "_fields") else kind(built)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,11 +37,21 @@ class Captured:
     rebuild: Callable[[Sequence[Any]], Any]
     returned: tuple[Any, ...]  # leaves: a Value's place among the outputs is taken in order
     circumstances: Circumstances
-    bound: tuple[tuple[Tensor, Node | None, Any], ...] = field(init=False)  # tensor, node, backend
+    leaves: InitVar[Sequence[Any]]
+    bound: tuple[tuple[Tensor, Node | None, Any, Any], ...] = field(init=False)
+    around: set[Any] = field(init=False)  # of what tensors around f, or their .grad, came
+    shared: list[bool] = field(init=False)  # whether arguments are among these
 
-    def __post_init__(self) -> None:
-        held = [s.tensor for s in (*self.sources, *self.targets) if isinstance(s, Held)]
-        self.bound = tuple((x, x.node, x.backend) for x in dict.fromkeys(held))
+    def __post_init__(self, leaves: Sequence[Any]) -> None:
+        used = (*self.sources, *self.targets, *self.cleared)
+        held = [s.tensor for s in used if isinstance(s, Held)]
+        self.bound = tuple((x, x.node, x.backend, _hooks(x)) for x in dict.fromkeys(held))
+        self.around = {place_of(x) for x in held}
+        self.around |= {(s.node, 0) for s in used if isinstance(s, Gradient) and s.position is None}
+        self.shared = self._shared(leaves)
+
+    def _shared(self, leaves: Sequence[Any]) -> list[bool]:
+        return [place_of(x) in self.around for x in leaves if isinstance(x, Tensor)]
 
     def __call__(self, *args: Any) -> Any:
         leaves, _ = flatten(args)
@@ -65,9 +75,13 @@ class Captured:
 
     def difference(self, leaves: Sequence[Any]) -> str | None:
         """What is otherwise now than at the capture, if anything is."""
-        for tensor, node, backend in self.bound:
+        for tensor, node, backend, hooks in self.bound:
             if tensor.node is not node or tensor.backend is not backend:
                 return f"with {tensor.name or 'a tensor'} on {backend.name!r}"
+            if _hooks(tensor) != hooks:
+                return f"with other hooks of {tensor.name or 'a tensor'}"
+        if self._shared(leaves) != self.shared:
+            return "with an argument that is a tensor around it, or is none any more"
         for gradient, none in self.gradients:
             if (gradient.place(leaves).grad is None) != none:
                 return f"with a .grad that was {'' if none else 'not '}None"
@@ -95,6 +109,15 @@ class Captured:
             raise
         results = iter(outputs[:count])
         return self.rebuild([next(results) if isinstance(x, Value) else x for x in self.returned])
+
+
+def place_of(x: Tensor) -> Any:
+    """What is one for handles on one value: an output of a node, or the tensor itself."""
+    return x if x.node is None else (x.node, x.index)
+
+
+def _hooks(x: Tensor) -> list[Any] | None:
+    return [*x.node.hooks] if x.node is not None and x.node.hooks else None
 
 
 def _commit(places: Sequence[Tensor | Node], values: Sequence[Tensor | None]) -> None:

@@ -22,12 +22,13 @@ import numpy as np
 from minigrad.backend import Backend, current, users_level
 from minigrad.graph import tracing
 from minigrad.graph.calls import Call
-from minigrad.graph.captured import Captured, flatten, is_array, nest_of
+from minigrad.graph.captured import Captured, flatten, is_array, nest_of, place_of
 from minigrad.graph.ir import CaptureError, Graph
 from minigrad.graph.recorder import Outside, recorder_at
 from minigrad.op import BareRun, execute, mode
 from minigrad.ops.random import Key
 from minigrad.tensor import Tensor, default_dtype
+from minigrad.tree import in_order
 
 MOST = 64  # how many captures are kept
 SHOWN = 4  # how many of them a report shows in full
@@ -59,7 +60,11 @@ def compile(f: Callable[..., Any]) -> Compiled:
 
 
 class Compiled:
-    """A compiled function. Thread-safe; a method is compiled per object."""
+    """A compiled function; a method is compiled per object.
+
+    Threads may call it at once. While one captures, at a first call, the others must not use what
+    it assigns.
+    """
 
     def __init__(self, f: Callable[..., Any]) -> None:
         if not callable(f):
@@ -239,20 +244,15 @@ def _backend(captured: Captured, leaves: Sequence[Any]) -> Backend:
 def signature(args: Any, named: dict[str, Any]) -> tuple[Hashable, list[Any]]:
     """What a capture is found by, and the leaves of the arguments as `flatten` orders them."""
     leaves: list[Any] = []
-    key: list[Any] = [mode.get().recording, current(), default_dtype()]
+    key: list[Any] = [mode.get().recording, current(), default_dtype(), len(args)]
     for x in args:
-        if isinstance(x, Tensor):
-            node = x.node
-            key.append((x.shape, x.dtype, x.backend, node and node.op is None))
-            leaves.append(x)
-        else:
-            _add(x, key, leaves)
+        _add(x, key, leaves)
     if named:
         _add(named, key, leaves)
-    if len(set(map(id, leaves))) < len(leaves):
-        tensors = [id(x) for x in leaves if isinstance(x, Tensor)]
-        if len(set(tensors)) < len(tensors):  # one is there twice
-            key.append(tuple(map(tensors.index, tensors)))
+    tensors = [x for x in leaves if isinstance(x, Tensor)]
+    for same in [*map(id, tensors)], [*map(place_of, tensors)]:
+        if len(set(same)) < len(same):  # one is there twice
+            key.append(tuple(map(same.index, same)))
     return tuple(key), leaves
 
 
@@ -267,9 +267,8 @@ def _add(x: Any, key: list[Any], leaves: list[Any]) -> None:
         for item in x:
             _add(item, key, leaves)
     elif isinstance(x, dict):
-        names = tuple(sorted(x))
-        key += (dict, names)
-        for name in names:
+        key += (dict, tuple(x))
+        for name in in_order(x):
             _add(x[name], key, leaves)
     elif kind is Key:
         key.append(Key)
@@ -300,7 +299,8 @@ def _value(x: Any, kind: type[Any]) -> tuple[Any, ...]:
                 f"tuple, or what the function needs of it"
             ) from None
         return kind, _Itself(x)
-    return kind, x
+    by_identity = getattr(kind, "__eq__") is object.__eq__  # noqa: B009
+    return (kind, x) if by_identity else (kind, x, repr(x))  # equal ones may differ, by 1 and 1.0
 
 
 class _Itself:

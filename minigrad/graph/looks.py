@@ -15,7 +15,7 @@ import sysconfig
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from operator import is_
 from threading import get_ident
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
@@ -41,9 +41,9 @@ MISSING: Any = object()
 
 
 class Looks:
-    """The variables around f, and around functions of its package and methods of the user's classes
-    that it may call; and, once watched, the attributes that were read of modules, optimizers and
-    the user's own objects."""
+    """The variables around f, and around the user's functions and methods that it may call; and,
+    once watched, the attributes that were read of modules, optimizers and the user's own objects.
+    """
 
     def __init__(self, f: Callable[..., Any], leaves: Iterable[Any]) -> None:
         # what reads a variable or an attribute, how it is called, what stood there; by its place
@@ -59,48 +59,45 @@ class Looks:
         self.thread = 0
         for generator in GENERATORS:
             self.watch(generator)
-        self._follow([(f, None), *((x, None) for x in leaves)])
+        self._follow([f, *leaves])
 
     # around f
 
-    def _follow(self, waiting: list[tuple[Any, str | None]]) -> None:
+    def _follow(self, waiting: list[Any]) -> None:
         seen: dict[int, Any] = {}
         while waiting:
-            x, package = waiting.pop()
+            x = waiting.pop()
             if id(x) in seen or (isinstance(x, FunctionType) and x in self.functions):
                 continue
             seen[id(x)] = x
             if isinstance(x, partial):
-                waiting += [(y, None) for y in (x.func, *x.args, *x.keywords.values())]
+                waiting += [x.func, *x.args, *x.keywords.values()]
             elif isinstance(x, MethodType):
-                waiting += [(x.__func__, None), (x.__self__, None)]
+                waiting += [x.__func__, x.__self__]
             elif isinstance(x, FunctionType):
                 self.functions.add(x)
-                waiting += self._variables(x, package)
+                waiting += self._variables(x)
             else:
                 self.watch(x)
-                waiting.append((getattr(x, "__wrapped__", None), None))
+                waiting.append(getattr(x, "__wrapped__", None))
 
-    def _variables(self, f: FunctionType, package: str | None) -> Iterator[tuple[Any, str | None]]:
+    def _variables(self, f: FunctionType) -> Iterator[Any]:
         for name, cell in zip(f.__code__.co_freevars, f.__closure__ or (), strict=True):
-            yield self._place(id(cell), partial(_inside, cell), name), None
+            yield self._place(id(cell), partial(_inside, cell), name)
         for value in (*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()):
             self._contents(value)
-            yield value, None
-        own = str(f.__globals__.get("__name__")).partition(".")[0]
-        if own.startswith(ENGINE) or package not in (None, own):
+            yield value
+        if _of_library(str(f.__globals__.get("__name__"))):
             return
-        for name, attribute in _global_names(f.__code__):
+        for name, *attributes in _global_names(f.__code__):
             names = f.__globals__
-            if isinstance(names.get(name), ModuleType) and attribute:
-                names, name = vars(names[name]), attribute
-                if str(names.get("__name__")).startswith(ENGINE):
-                    continue
-            if name in names:
+            while attributes and isinstance(names.get(name), ModuleType):
+                names, name = vars(names[name]), attributes.pop(0)
+            if name in names and not str(names.get("__name__")).startswith(ENGINE):
                 value = self._name(names, name, name)
-                if isinstance(value, type) and attribute:
-                    self._class(value, attribute)
-                yield value, own
+                if isinstance(value, type) and attributes:
+                    self._class(value, attributes[0])
+                yield value
 
     def _name(self, names: dict[str, Any], name: str, called: str) -> Any:
         return self._place((id(names), name), partial(names.get, name, MISSING), called)
@@ -126,7 +123,7 @@ class Looks:
             for item in of_each_kind.values():
                 self.watch(item)
             if not of_each_kind.keys().isdisjoint(FUNCTIONS):
-                self._follow([(x, None) for x in items if isinstance(x, FUNCTIONS)])
+                self._follow([x for x in items if isinstance(x, FUNCTIONS)])
 
     # attributes
 
@@ -134,7 +131,7 @@ class Looks:
         """Watch an object of a class that Python code has made, and follow a function."""
         kind = type(x)
         if isinstance(x, FUNCTIONS):
-            self._follow([(x, None)])
+            self._follow([x])
         elif isinstance(x, DRAWING) and id(x) not in self.generators:
             self.generators[id(x)] = x, _state(x)
         if kind in self.classes or kind.__flags__ & MUTABLE != 1 << 9 or isinstance(x, Tensor):
@@ -222,15 +219,11 @@ class Looks:
         stands in their places now belongs to the capture."""
         for place, (read, called, was) in list(self.places.items()):
             now = read()
-            if now is was:
-                continue
-            if _tensors((was, now)):
-                self.stuck.append(f"{called} was bound to another tensor")
-                continue
-            del self.places[place]
-            self.changed.append(called)
-            if isinstance(was, PLAIN) and isinstance(now, PLAIN):
-                self.stuck.append(f"{called} was changed")
+            if now is not was and not _tensors((was, now)):
+                del self.places[place]
+                self.changed.append(called)
+                if isinstance(was, PLAIN) and isinstance(now, PLAIN):
+                    self.stuck.append(f"{called} was changed")
         for number, (value, items) in list(self.items.items()):
             found = _items(value)
             if same(found, items):
@@ -303,7 +296,7 @@ def _inside(cell: CellType) -> Any:
 def _items(value: Any) -> Any:
     if isinstance(value, SimpleNamespace):
         value = vars(value)
-    return value.values() if isinstance(value, dict) else value
+    return [*value.values(), *value] if isinstance(value, dict) else value
 
 
 def same(found: Any, items: tuple[Any, ...]) -> bool:
@@ -329,14 +322,16 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _global_names(code: CodeType) -> tuple[tuple[str, str], ...]:
+def _global_names(code: CodeType) -> tuple[tuple[str, ...], ...]:
     """The global variables that code reads, that of functions within it included, each with the
-    attribute that it reads of it, or ""."""
-    names = [
-        (x.argval, then.argval if then.opname in ("LOAD_ATTR", "LOAD_METHOD") else "")
-        for x, then in pairwise(dis.get_instructions(code))
-        if x.opname in ("LOAD_GLOBAL", "LOAD_NAME")
-    ]
+    attributes that are read of it in a row."""
+    names: list[tuple[str, ...]] = []
+    reading = False
+    for x in dis.get_instructions(code):
+        if x.opname in ("LOAD_ATTR", "LOAD_METHOD") and reading:
+            names[-1] = *names[-1], x.argval
+        elif reading := x.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            names.append((x.argval,))
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             names += _global_names(constant)

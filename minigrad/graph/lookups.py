@@ -156,9 +156,9 @@ def _compared(
             source[axis] = next(rest)
             continue
         i = next(given)
-        even = line(i)
-        if even and even[0] == 0 and [*even[1].values()] == [1] and shape[axis] in i.spec.shape:
-            [along] = even[1]
+        start, steps = line(i) or (1, {})
+        along = next(iter(steps), 0)
+        if start == 0 and steps == {along: 1} and i.spec.shape[along] == shape[axis]:
             source[axis] = own[along + ranks - len(i.spec.shape)]
         else:
             compared.append((axis, i))
@@ -206,6 +206,9 @@ def _running(step: Instruction, out: Builder) -> None:
     [x] = cast(list[Value], list(step.operands))
     [made] = step.outputs
     axis, dtype = step.static["axis"], made.spec.dtype
+    if x.spec.shape[axis] == 0:  # no iteration
+        out.emit(ASTYPE, x, dtype=dtype, into=made)
+        return
     wide = x if x.spec.dtype == dtype else out.emit(ASTYPE, x, dtype=dtype)
     order = (axis, *(a for a in range(len(x.spec.shape)) if a != axis))
     rows = out.transposed(wide, order)

@@ -80,7 +80,8 @@ class Recorder:
         self.steps: list[Instruction] = []
         self.constants: dict[Any, Value] = {}
         self.kept: dict[int, Any] = {}  # constants by array, which stays where it is
-        self.assigned: dict[int, tuple[Tensor, Tensor, int]] = {}  # tensor, old value, old version
+        self.assigned: dict[int, Tensor] = {}
+        self.before: dict[int, tuple[Tensor, Tensor, int]] = {}  # tensor, old value, old version
         self.kinds: dict[Spec, Spec] = {}
         self.specs: dict[Any, list[Spec]] = {}
         self.nodes: list[Node] = []
@@ -89,6 +90,7 @@ class Recorder:
         self.standins: dict[tuple[Node, int], Node] = {}  # leaves for results from before
         self.arguments: dict[int, Tensor] = {}  # what the function gets, by position
         self.twice: dict[int, int] = {}  # a tensor that is several arguments is one of them
+        self.twins: dict[int, Tensor] = {}  # of what the function gets, the argument, and back
         self.ended = False
 
     # inputs
@@ -112,6 +114,8 @@ class Recorder:
         given = make(Traced(value, self), tensor.backend, node)
         self.given[id(given)] = position
         self.arguments[position] = given
+        if tensor is leaf:
+            self.twins[id(leaf)], self.twins[id(given)] = given, leaf
         return given
 
     def _edge(self, x: Tensor) -> tuple[Node | None, int]:
@@ -302,10 +306,13 @@ class Recorder:
             value = Tensor(value, dtype=tensor.dtype, backend=tensor.backend)
         refuse_assignment(tensor, value)
         traced = Traced(self.value(value), self)
-        if id(tensor) not in self.assigned:
-            version = 0 if tensor.node is None else tensor.node.version
-            self.assigned[id(tensor)] = (tensor, make(bare(tensor), tensor.backend), version)
-        rebind(tensor, make(traced, tensor.backend))
+        twin = self.twins.get(id(tensor))  # f may know an argument as a tensor around it, too
+        for x in (tensor,) if twin is None else (tensor, twin):
+            if id(x) not in self.before:
+                version = 0 if x.node is None else x.node.version
+                self.before[id(x)] = (x, make(bare(x), x.backend), version)
+            rebind(x, make(traced, x.backend))
+        self.assigned[id(tensor)] = tensor
 
     # the end
 
@@ -314,7 +321,7 @@ class Recorder:
         targets: list[Source] = []
         outputs: list[Value] = []
         cleared: list[Gradient] = []
-        for tensor, _, _ in self.assigned.values():
+        for tensor in self.assigned.values():
             if id(tensor) in self.existing:
                 targets.append(self._held(tensor))
                 outputs.append(self.value(tensor))
@@ -383,7 +390,7 @@ class Recorder:
         """Put back what was there, and refuse what is left of the capture from now on."""
         held = [source.tensor for source, _ in self.inputs.values() if isinstance(source, Held)]
         self.versions = {x.node: x.node.version for x in held if x.node and x.node.op is None}
-        for tensor, old, version in self.assigned.values():
+        for tensor, old, version in reversed(self.before.values()):
             if id(tensor) in self.existing or id(tensor) in self.given:
                 rebind(tensor, old)
                 if tensor.node is not None:
@@ -393,6 +400,7 @@ class Recorder:
         self.ended = True
         self.existing, self.by_array, self.owner = {}, {}, {}
         self.grads, self.arguments, self.given, self.twice = {}, {}, {}, {}
+        self.twins, self.before = {}, {}
 
     # afterwards
 

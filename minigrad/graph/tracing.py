@@ -121,5 +121,6 @@ def trace(
         rebuild_result,
         tuple(returned),
         circumstances,
+        leaves,
     )
     return captured, tape

@@ -43,18 +43,18 @@ divide = op(
     b=lambda g, b, y: -g * y / b,
 )
 negative = op("negative", lambda xp, x: xp.negative(x), shape=specs.same, x=lambda g: -g)
-floor_divide = op("floor_divide", lambda xp, a, b: xp.floor_divide(a, b), shape=specs.promoted)
+floor_divide = op("floor_divide", lambda xp, a, b: xp.floor_divide(a, b), shape=specs.counted)
 remainder = op(
     "remainder",
     lambda xp, a, b: xp.remainder(a, b),
-    shape=specs.promoted,
+    shape=specs.counted,
     a=lambda g: g,
     b=lambda g, a, b: -g * floor_divide(a, b),
 )
 power = op(
     "power",
     lambda xp, a, b: a**b,  # the operator, unlike xp.power, squares by one multiplication
-    shape=specs.promoted,
+    shape=specs.counted,
     a=lambda g, a, b: g * _power_slope(a, b),
     b=lambda g, a, y: g * y * _power_growth(a),
 )

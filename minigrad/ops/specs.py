@@ -37,6 +37,12 @@ def promoted(*specs: Spec) -> Spec:
     )
 
 
+def counted(*specs: Spec) -> Spec:
+    """Elementwise: as promoted, but bools count, as the least of integers."""
+    found = promoted(*specs)
+    return found if found.dtype != BOOL else Spec(found.shape, np.dtype("int8"))
+
+
 def floating(*specs: Spec, **static: Any) -> Spec:
     """Elementwise with a floating result: integers give the default dtype."""
     return Spec(
