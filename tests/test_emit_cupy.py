@@ -17,8 +17,7 @@ from minigrad_cupy.emit.program import Program
 import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad import tree
-from minigrad.graph import capture, evaluate
-from minigrad.graph.building import build
+from minigrad.graph import building, capture, evaluate
 from minigrad.graph.gathering import whole
 from minigrad.op import REGISTRY, bare, op
 from minigrad.ops import specs
@@ -65,7 +64,7 @@ class Case:
     def __init__(self, f, *args):
         self.captured = capture(f, *args)
         self.inputs = self.captured.inputs(tree.flatten(args)[0])
-        self.program = build(self.captured.graph, BACKEND).emitted
+        self.program = building.Program(self.captured.graph, BACKEND).emitted
         assert isinstance(self.program, Program)
 
     def run(self, inputs=None):

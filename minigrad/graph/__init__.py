@@ -4,7 +4,7 @@ A pass takes a graph and returns another that means the same; `evaluate` says wh
 """
 
 from minigrad.graph.absorbing import absorb
-from minigrad.graph.building import PASSES, Program, build
+from minigrad.graph.building import PASSES, Program
 from minigrad.graph.captured import Captured
 from minigrad.graph.checks import ordered, verify
 from minigrad.graph.compiled import Compiled, compile
@@ -38,7 +38,7 @@ from minigrad.graph.tracing import capture
 __all__ = [
     "PASSES", "Affine", "CaptureError", "Captured", "Carry", "Collected", "Compiled", "Equation",
     "Graph", "GraphError", "Indexed", "Instruction", "Link", "Loop", "Program", "Value", "absorb",
-    "build", "capture", "compile", "contract", "distribute", "equations", "evaluate", "fingerprint",
+    "capture", "compile", "contract", "distribute", "equations", "evaluate", "fingerprint",
     "fold", "freeze", "fuse", "inside", "label", "lower", "made_by", "maker", "ordered", "simplify",
     "text", "unfold", "verify", "whole",
 ]

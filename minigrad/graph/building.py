@@ -1,4 +1,4 @@
-"""build: a graph becomes a program, by passes and then by the backend, which may emit code."""
+"""Program: a graph becomes one, by passes and then by the backend, which may emit code."""
 
 from __future__ import annotations
 
@@ -94,8 +94,3 @@ def summary(graph: Graph) -> str:
     found += [f"a loop of {loop.trips} with {len(loop.body)}" for loop in loops[:4]]
     found += [f"{len(loops) - 4} more loops"] * (len(loops) > 4)
     return f"{', '.join(found)}; products: {products[0]} outside of loops, {products[1]} inside"
-
-
-def build(graph: Graph, backend: Backend) -> Program:
-    """The program of a captured graph."""
-    return Program(graph, backend)

@@ -10,7 +10,7 @@ from typing import Any
 
 from minigrad.backend import Backend
 from minigrad.graph import tracing
-from minigrad.graph.building import Program, build
+from minigrad.graph.building import Program
 from minigrad.graph.ir import Graph
 from minigrad.graph.tape import Tape
 from minigrad.op import BareRun, Mode, Op, Plan, bare, in_mode, mode
@@ -30,7 +30,7 @@ class Call:
     """A program and its derivative, which is a call again, built when it is first asked for."""
 
     def __init__(self, graph: Graph, tape: Tape | None, backend: Backend) -> None:
-        self.program: Program = build(graph, backend)
+        self.program = Program(graph, backend)
         self.backend, self.tape = backend, tape
         self.derivatives: dict[tuple[bool, bool], Call] = {}
         everything = range(len(graph.inputs))

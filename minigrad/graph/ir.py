@@ -192,7 +192,7 @@ class Graph:
 
     def walk(self) -> Iterator[Step]:
         """All steps, those of bodies after their loop."""
-        return _walk(self.steps)
+        return walk(self.steps)
 
     def loops(self) -> list[Loop]:
         """All loops, outer ones first."""
@@ -203,7 +203,8 @@ class Graph:
         return [carry for loop in self.loops() for carry in loop.carries]
 
 
-def _walk(steps: Iterable[Step]) -> Iterator[Step]:
+def walk(steps: Iterable[Step]) -> Iterator[Step]:
+    """All steps, those of bodies after their loop."""
     waiting = list(reversed(list(steps)))
     while waiting:
         step = waiting.pop()

@@ -35,7 +35,7 @@ graph(
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
@@ -43,7 +43,7 @@ from typing import Any, cast
 from minigrad.backend import current
 from minigrad.errors import MinigradError
 from minigrad.graph.flattening import written_out
-from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value, at_iteration
+from minigrad.graph.ir import Graph, Instruction, Loop, Operand, Step, Value, at_iteration, walk
 from minigrad.graph.properties import (
     PRODUCT,
     Statics,
@@ -104,7 +104,7 @@ def _steps(steps: Sequence[Step], names: Names) -> tuple[Step, ...]:
 
 def is_uneven(loop: Loop) -> bool:
     """Whether a short loop has a step that is composed otherwise in each of its iterations."""
-    steps = [s for s in _inner(loop) if isinstance(s, Instruction)]
+    steps = [s for s in walk(loop.body) if isinstance(s, Instruction)]
     if loop.trips * len(steps) > LONGEST:
         return False
     changing = [s for s in steps if loop.counter in counters(s.static)]
@@ -113,13 +113,6 @@ def is_uneven(loop: Loop) -> bool:
         for t in range(loop.trips)
         for s in changing
     )
-
-
-def _inner(loop: Loop) -> Iterator[Step]:
-    for step in loop.body:
-        yield step
-        if isinstance(step, Loop):
-            yield from _inner(step)
 
 
 def _values(step: Instruction) -> list[Value]:

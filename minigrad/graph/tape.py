@@ -7,11 +7,12 @@ traversal was recorded, so that derivatives exist to any order, each captured wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from minigrad.graph.ir import Graph, Step, Value
+from minigrad.graph.ir import Graph
+from minigrad.graph.simplifying import needed_of
 from minigrad.ops.create import zeros_like
 from minigrad.sweep import pull, reached
 from minigrad.tensor import FREED, Node, Tensor
@@ -50,7 +51,7 @@ class Tape:
             inputs = [*self.inputs, *gs]
             outputs = tuple(map(recorder.value, found))
             graph = Graph(
-                tuple(map(recorder.value, inputs)), needed(recorder.steps, outputs), outputs
+                tuple(map(recorder.value, inputs)), needed_of(recorder.steps, set(outputs)), outputs
             )
             tape = tape_of(recorder, inputs, found) if recording else None
         return graph, tape
@@ -76,14 +77,3 @@ def tape_of(recorder: Recorder, inputs: Sequence[Tensor], outputs: Sequence[Tens
     dtypes = tuple(outputs[i].dtype for i in differentiable)
     wrt = tuple(sorted(first.values()))
     return Tape(recorder, inputs, outputs, tuple(differentiable), dtypes, wrt)
-
-
-def needed(steps: Sequence[Step], outputs: Iterable[Value]) -> tuple[Step, ...]:
-    """The steps that outputs depend on."""
-    wanted = set(outputs)
-    kept = []
-    for step in reversed(steps):
-        if not wanted.isdisjoint(step.outputs):
-            kept.append(step)
-            wanted.update(x for x in step.operands if isinstance(x, Value))
-    return tuple(reversed(kept))

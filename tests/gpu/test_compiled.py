@@ -11,7 +11,7 @@ import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad import tree
 from minigrad.graph import capture, evaluate
-from minigrad.graph.building import build
+from minigrad.graph.building import Program
 from minigrad.op import bare
 from tests.catalogue import ORACLES, make
 from tests.gpu.test_gpu import SPEC, WHY_NOT
@@ -25,7 +25,7 @@ def check(f: Any, *args: Any) -> Any:
     """Demand of a program what evaluate gives on the same GPU, twice, with the same bits."""
     captured = capture(f, *args)
     inputs = captured.inputs(tree.flatten(args)[0])
-    program = build(captured.graph, mg.resolve(SPEC)).emitted
+    program = Program(captured.graph, mg.resolve(SPEC)).emitted
     wanted = [y.numpy() for y in evaluate(captured.graph, inputs)]
     first, second = (program([bare(x) for x in inputs]) for _ in range(2))
     for a, b, y in zip(first, second, wanted, strict=True):

@@ -18,7 +18,7 @@ from llvmlite import ir
 
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.indexing import ACCUMULATE
-from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value
+from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value, walk
 from minigrad.graph.nests import CopyNest, Nest, SumNest
 from minigrad.graph.planning import ALIGNMENT, Buffer, Copy, Location, Plan, Row
 from minigrad.graph.properties import PRODUCT, View, has_counter, is_join, views
@@ -358,7 +358,7 @@ class Function:
         """Pack what a loop multiplies by in every iteration, before it; the products by such."""
         found = []
         inside = made_in(loop)
-        for step in steps_in(loop):
+        for step in walk(loop.body):
             if isinstance(step, Instruction) and step.op is PRODUCT:
                 m = Matrices(self.plan, step)
                 right = step.operands[1]
@@ -404,18 +404,10 @@ class Function:
 # --- loops whose rows are independent ------------------------------------------------------------
 
 
-def steps_in(loop: Loop) -> Iterator[Step]:
-    """All steps of a body, and of the bodies within."""
-    for step in loop.body:
-        yield step
-        if isinstance(step, Loop):
-            yield from steps_in(step)
-
-
 def made_in(loop: Loop) -> set[Value]:
     """What is another value in each iteration."""
     found = set(loop.parameters)
-    for step in steps_in(loop):
+    for step in walk(loop.body):
         found.update(step.outputs)
         if isinstance(step, Loop):
             found.update(step.parameters)
