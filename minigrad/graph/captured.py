@@ -51,7 +51,7 @@ class Captured:
         self.shared = self._shared(leaves)
 
     def _shared(self, leaves: Sequence[Any]) -> list[bool]:
-        return [place_of(x) in self.around for x in leaves if isinstance(x, Tensor)]
+        return [isinstance(x, Tensor) and place_of(x) in self.around for x in leaves]
 
     def __call__(self, *args: Any) -> Any:
         leaves, _ = flatten(args)
