@@ -51,6 +51,7 @@ class Program:
             self.refused = f": {error}"
             said = f"a compiled function is interpreted on {backend.name}{self.refused}"
             warnings.warn(said, RuntimeWarning, stacklevel=users_level())
+        self.plain = graph  # of ops alone: a backend may have fused some
         self.graph, self.backend = getattr(self.emitted, "graph", graph), backend
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -59,7 +60,7 @@ class Program:
         Whoever stands at the choke point `run` sees every op: the graph is interpreted then.
         """
         if self.emitted is None or mode.get().run is not execute:
-            return [y.detach() for y in evaluate(self.graph, inputs)]
+            return [y.detach() for y in evaluate(self.plain, inputs)]
         made = self.emitted([bare(x) for x in inputs])
         return [make(array, self.backend) for array in made]
 
