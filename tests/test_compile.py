@@ -722,27 +722,19 @@ def its_gradient(compiled):
     return w.grad.tolist(), v.grad.tolist()
 
 
-def assigned_around(compiled):
+def assigned_around_or_as_argument(compiled):
     w, *others = (mg.Tensor([float(n), 1.0]) for n in range(3))
 
-    def f(x):
+    def around(x):
         w.assign(w + 1)
         return x * 1
 
-    f = compiled(f)
-    return [f(x).tolist() for x in (*others, w, others[0])]
-
-
-def assigned_as_argument(compiled):
-    w, *others = (mg.Tensor([float(n), 1.0]) for n in range(3))
-
-    def f(x):
+    def argument(x):
         x.assign(x + 1)
         return w * 1
 
-    f = compiled(f)
-    found = [f(x).tolist() for x in (*others, w, others[0])]
-    return found, [x.tolist() for x in (w, *others)]
+    calls = [(f, x) for f in map(compiled, (around, argument)) for x in (*others, w, others[0])]
+    return [(f(x).tolist(), w.tolist(), others[0].tolist()) for f, x in calls]
 
 
 def orders_of_dicts(compiled):
@@ -820,7 +812,7 @@ class Factor:
 @pytest.mark.parametrize(
     "program",
     [
-        slices_of_one, an_argument_around_it, its_gradient, assigned_around, assigned_as_argument,
+        slices_of_one, an_argument_around_it, its_gradient, assigned_around_or_as_argument,
         orders_of_dicts, a_dict_and_names, equal_settings, a_later_hook, another_name_in_a_dict,
         bools_that_count, rows_that_are_fewer_than_the_axis, sums_of_nothing,
     ],

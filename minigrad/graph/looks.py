@@ -179,6 +179,7 @@ class Looks:
         self._settle()
         if any(_state(x) != was for x, was in self.generators.values()):
             self.stuck.append("a random number was drawn")
+        self.generators = {}  # whose states are large
 
     def _patch(self, kind: type[Any]) -> None:
         if "__getattribute__" in vars(kind):

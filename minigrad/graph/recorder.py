@@ -421,6 +421,7 @@ class Recorder:
         finally:
             self.ended = True
             self.existing, self.by_array, self.assigned, self.nodes = {}, {}, {}, []
+            self.before = {}
             for node, version in versions.items():
                 node.version = version
 
