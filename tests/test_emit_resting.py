@@ -84,7 +84,7 @@ class Product:
 
     def plain(self, a: np.ndarray) -> np.ndarray:
         c = np.empty((self.m, self.n), self.dtype)
-        sides = (*place(a), self.panels.ctypes.data, c.ctypes.data, self.n, 0)
+        sides = (*place(a), self.panels.ctypes.data, c.ctypes.data, self.n)
         function("product", self.dtype)(self.m, self.n, self.depth, *sides)
         return c
 
@@ -164,7 +164,7 @@ def test_a_sum_is_that_of_the_terms_which_are_left(
     form = products.shape(dtype, target.host())
     want, more = np.full((m, n), CANARY, dtype), np.empty(products.scratch_size(n, form), dtype)
     some_a, some_b = np.asfortranarray(a[:, kept]), b[kept]
-    sides = (*place(some_a), *place(some_b), want.ctypes.data, n, 0, more.ctypes.data)
+    sides = (*place(some_a), *place(some_b), want.ctypes.data, n, more.ctypes.data)
     function("product_tall", dtype)(m, n, len(kept), *sides)
     got, terms = tall(a, zeros(b, rests))
     assert got.tobytes() == want.tobytes()

@@ -308,7 +308,6 @@ def test_numbers_of_run_time_and_of_python_are_weak(forward: Any, dtype: Any) ->
         compiled = native(forward, dtype, numbers=(9.0,))
         for k in (0.3, -2.5):
             same(compiled(x, k), forward(np, x, k), signs=k > 0)
-    assert not compiled.lanes.constants  # type: ignore[attr-defined]
 
 
 def test_two_numbers_make_a_number_that_knows_its_value() -> None:
@@ -340,8 +339,6 @@ def test_powers_of_a_constant(dtype: Any) -> None:
             else:
                 normal |= True
             assert y.dtype == dtype and ulps(y[normal], exact[normal]) <= (8 if short else 1)
-            constants = compiled.lanes.constants  # type: ignore[attr-defined]
-            assert [n.known for n in constants] == list(numbers if short else ()) * 2
         if exponent in (0, 1, 2, -1, 0.5):  # NumPy takes the same way
             same(y, x**exponent)
 

@@ -210,8 +210,6 @@ def power(a: Any, b: Any) -> Any:
         if integers and not isinstance(exponent, float):
             return _integer_power(a, exponent)
         if not integers and (exponent in WHOLE or exponent == 0.5):
-            if isinstance(b, Operand):
-                b.lanes.constants.append(b)
             return binary(lambda x, _: _short_power(x, exponent), operator.pow, a, exponent)
     return binary(_pow, operator.pow, a, b)
 

@@ -1,4 +1,4 @@
-"""Matrix products in registers: C (M, N), or C plus, A (M, K) times packed B (K, N).
+"""Matrix products in registers: C (M, N) becomes A (M, K) times packed B (K, N).
 
 A tile of C, some rows by some vectors of columns, stays in registers while k runs; B is read in
 panels two vectors wide (see packing.py), so that a tile's loads are contiguous.
@@ -30,8 +30,7 @@ PRODUCT = (
     *(INDEX, INDEX, INDEX),  # M, N, K
     *(POINTER, INDEX, INDEX),  # A, its row stride and column stride in elements
     POINTER,  # B in panels
-    *(POINTER, INDEX),  # C, its row stride; its columns are contiguous
-    INDEX,  # 1: add to C, 0: overwrite C, read nothing of it
+    *(POINTER, INDEX),  # C, its row stride; its columns are contiguous; nothing of it is read
 )
 TALL = (
     *PRODUCT[:6],
@@ -88,7 +87,7 @@ def products(module: ir.Module, form: Shape) -> None:
 
 
 def _tile(module: ir.Module, form: Shape, rows: int, vectors: int) -> ir.Function:
-    """(K, A, its strides, B's panels, C, its row stride, columns of C, accumulate)."""
+    """(K, A, its strides, B's panels, C, its row stride, columns of C, 1 to add to C or 0)."""
     dtype, lanes, width = form.dtype, form.lanes, form.width
     name = f"tile_{rows}_{vectors}_{dtype}"
     code = define(module, name, TILE, internal=True)
@@ -199,7 +198,7 @@ def _product(module: ir.Module, form: Shape, choose: Any, wide: dict[int, ir.Fun
     """product_{dtype}(*PRODUCT)."""
     dtype, width = form.dtype, form.width
     code = define(module, f"product_{dtype}", PRODUCT)
-    m, n, depth, a, a_row, a_column, b, c, c_row, accumulate = code.arguments
+    m, n, depth, a, a_row, a_column, b, c, c_row = code.arguments
     # few rows: tiles of several panels, as long as there are so many whole ones
     start = code.local(INDEX)
     code.store(ZERO, start)
@@ -210,7 +209,7 @@ def _product(module: ir.Module, form: Shape, choose: Any, wide: dict[int, ir.Fun
             with code.loop(ZERO, end, index(step)) as j:
                 part, to = code.at(b, dtype, (j, depth)), code.at(c, dtype, (j, ONE))
                 more = code.sub(n, j)
-                code.call(function, [depth, a, a_row, a_column, part, to, c_row, more, accumulate])
+                code.call(function, [depth, a, a_row, a_column, part, to, c_row, more, ZERO])
             code.store(end, start)
     first = code.load(start, typ=INDEX)
     fitting = code.sdiv(index(BLOCK // SIZES[dtype]), code.add(depth, ONE))
@@ -223,7 +222,7 @@ def _product(module: ir.Module, form: Shape, choose: Any, wide: dict[int, ir.Fun
             with _tops(code, form, i0, end) as (i, height):
                 source = code.at(a, dtype, (i, a_row))
                 to = code.at(c, dtype, (i, c_row), (j, ONE))
-                rest = [depth, source, a_row, a_column, part, to, c_row, code.sub(n, j), accumulate]
+                rest = [depth, source, a_row, a_column, part, to, c_row, code.sub(n, j), ZERO]
                 code.call(choose, [height, *rest])
     code.ret_void()
 
@@ -260,9 +259,7 @@ def _product_tall(module: ir.Module, form: Shape, choose: Any, listed: bool = Fa
     dtype, width = form.dtype, form.width
     name = f"product_tall_listed_{dtype}" if listed else f"product_tall_{dtype}"
     code = define(module, name, LISTED if listed else TALL, internal=listed)
-    m, n, depth, a, a_row, a_column, b, b_row, b_column, c, c_row, accumulate, scratch, *terms = (
-        code.arguments
-    )
+    m, n, depth, a, a_row, a_column, b, b_row, b_column, c, c_row, scratch, *terms = code.arguments
     a_panels, b_panels = scratch, code.at(scratch, dtype, (index(ROWS * DEPTH), ONE))
     kind = "_listed" if listed else ""
     pack_b, pack_a = (module.get_global(f"pack_{dtype}{part}{kind}") for part in ("", "_rows"))
@@ -277,7 +274,7 @@ def _product_tall(module: ir.Module, form: Shape, choose: Any, listed: bool = Fa
     last = code.select(code.icmp_signed(">", depth, ONE), depth, ONE)  # K = 0 still writes C
     with code.loop(ZERO, last, index(DEPTH)) as k0:
         deep = code.smaller(index(DEPTH), code.sub(depth, k0))
-        adds = code.select(code.icmp_signed(">", k0, ZERO), ONE, accumulate)
+        adds = code.zext(code.icmp_signed(">", k0, ZERO), INDEX)
         pack(pack_b, b, b_row, b_column, k0, deep, n, b_panels)
         with code.loop(ZERO, m, index(ROWS)) as i0:
             rows = code.smaller(index(ROWS), code.sub(m, i0))

@@ -272,7 +272,7 @@ class Function:
             self.call(f"product_tall_resting_{m.dtype.name}", *size, *sides, scratch, terms)
             return
         sides = (a, row, column, b, b_row, b_column, c, c_row)
-        self.call(f"product_tall_{m.dtype.name}", *size, *sides, ZERO, scratch)
+        self.call(f"product_tall_{m.dtype.name}", *size, *sides, scratch)
 
     def multiply(self, step: Instruction, bounds: Any) -> None:
         """A product, or the rows `bounds` of it; of a batch of matrices one after another."""
@@ -287,7 +287,7 @@ class Function:
             size = (self.code.sub(high, low), self.number(m.columns), self.number(m.depth))
             finite = self.finite.get(self.packed.get(panels_of(m.right)))
             if finite is None or not self.is_worth_a_look(step, m):
-                self.call(f"product_{name}", *size, a, row, column, packed, c, c_row, ZERO)
+                self.call(f"product_{name}", *size, a, row, column, packed, c, c_row)
                 return
             sides = (a, row, packed, c, c_row, self.code.load(finite, typ=INDEX))
             last = self.last_rows(step, m, low)
@@ -308,10 +308,8 @@ class Function:
             (a, row, column), (b, b_row, b_column), (c, c_row) = self.sides(m, places)
             n, k = self.number(m.columns), self.number(m.depth)
             self.call(f"pack_{name}", b, b_row, b_column, k, n, scratch)
-            self.call(
-                f"product_{name}",
-                *(self.number(m.rows), n, k, a, row, column, scratch, c, c_row, ZERO),
-            )
+            now = (self.number(m.rows), n, k)
+            self.call(f"product_{name}", *now, a, row, column, scratch, c, c_row)
 
     def sides(self, m: Matrices, places: Sequence[Any] = ()) -> Any:
         """Pointers and strides of A, B and C, of one matrix of a batch."""

@@ -195,10 +195,10 @@ def _product(module: ir.Module, form: Shape, scans: dict[str, Any], copy: Any) -
             with then:
                 source = code.at(a, dtype, (left[ZERO], a_row))
                 to = code.at(c, dtype, (left[ZERO], c_row))
-                code.call(product, [count, n, depth, source, a_row, ONE, b, to, c_row, ZERO])
+                code.call(product, [count, n, depth, source, a_row, ONE, b, to, c_row])
             with otherwise:
                 _gather(code, form, copy, left, (a, a_row), scratch, depth)
-                sides = [scratch, depth, ONE, b, some_c, n, ZERO]
+                sides = [scratch, depth, ONE, b, some_c, n]
                 code.call(product, [count, n, depth, *sides])
                 with code.loop(ZERO, count) as k:
                     to = code.at(c, dtype, (left[k], c_row))
@@ -219,7 +219,7 @@ def _product_tall(module: ir.Module, form: Shape, scans: dict[str, Any]) -> None
         leave = _found_none(code, zero, scans["wild"], column, column, m)
         with code.if_then(code.not_(leave)):
             left.append(k)
-    sides = [a, ONE, a_column, b, b_row, ONE, c, c_row, ZERO, scratch, terms]
+    sides = [a, ONE, a_column, b, b_row, ONE, c, c_row, scratch, terms]
     code.call(module.get_global(f"product_tall_listed_{dtype}"), [m, n, left.count, *sides])
     code.ret_void()
 

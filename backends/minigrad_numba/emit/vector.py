@@ -7,6 +7,7 @@ for a Python float that is known only when the code runs.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,18 +30,23 @@ def scalar_type(dtype: np.dtype[Any]) -> ir.Type:
     return ir.IntType(1 if dtype.kind == "b" else 8 * dtype.itemsize)
 
 
+@functools.lru_cache(maxsize=4096)  # a program has the coefficients of exp in each of its kernels
+def _repeated(dtype: np.dtype[Any], bits: bytes, count: int) -> ir.Constant:
+    """The number with these bits in every lane."""
+    number = np.frombuffer(bits, dtype)[0].item()
+    return ir.Constant(ir.VectorType(scalar_type(dtype), count), [number] * count)
+
+
 class Lanes:
     """Where code goes, and how many lanes its vectors have, of whatever dtype.
 
-    fused: whether the target multiplies and adds in one instruction. constants: the Numbers on
-    whose present value the code depends.
+    fused: whether the target multiplies and adds in one instruction.
     """
 
     def __init__(self, builder: ir.IRBuilder, count: int, fused: bool = False) -> None:
         self.builder = builder
         self.count = count
         self.fused = fused
-        self.constants: list[Number] = []
 
     def type(self, dtype: Any) -> ir.VectorType:
         return ir.VectorType(scalar_type(np.dtype(dtype)), self.count)
@@ -58,8 +64,8 @@ class Lanes:
         A number beyond the greatest float becomes infinite.
         """
         with np.errstate(over="ignore"):
-            exact = np.dtype(dtype).type(value).item()
-        return self.vector(ir.Constant(self.type(dtype), [exact] * self.count), dtype)
+            exact = np.dtype(dtype).type(value)
+        return self.vector(_repeated(exact.dtype, exact.tobytes(), self.count), dtype)
 
     def splat(self, scalar: ir.Value, dtype: Any) -> Vector:
         """The same value of run time in every lane."""
