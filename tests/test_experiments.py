@@ -30,14 +30,12 @@ PROVED_HERE = ("dates", "listops", "time_scales")  # the other rows have another
 
 @pytest.fixture
 def quickly(backend, tmp_path, monkeypatch, capsys):
-    """Run the quick form of an experiment: all its bars must hold, on one core within 20 s."""
+    """Run the quick form of an experiment: all its bars must hold."""
     monkeypatch.chdir(tmp_path)
 
     def run(name):
-        begin = time.process_time()
         status = cli.main(["experiment", name, "--quick", "--no-picture"])
         assert status == 0, capsys.readouterr().out
-        assert backend != "numpy" or time.process_time() - begin < 20
 
     return run
 

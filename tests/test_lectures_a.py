@@ -158,6 +158,7 @@ def test_the_same_function_through_the_compiled_path(backend, way, monkeypatch):
     values = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     along = {name: rng.normal(size=shape) for name, shape in shapes.items()}
     weight = rng.normal(size=(2, T, 2, 3))
+    h_weight, gap_weight = (mg.Tensor(w) for w in weight)
 
     def step(xp, p, x, state):
         h, (fast, slow) = state["h"], state["traces"]
@@ -183,7 +184,7 @@ def test_the_same_function_through_the_compiled_path(backend, way, monkeypatch):
             ys, _ = unroll(lambda x, state: step(mg, p, x, state), xs, start)
         else:
             ys = by_hand(mg, p)
-        (mg.sum(ys["h"] * weight[0]) + mg.sum(ys["gap"] * weight[1])).backward()
+        (mg.sum(ys["h"] * h_weight) + mg.sum(ys["gap"] * gap_weight)).backward()
         return ys
 
     leaves = {name: leaf(value) for name, value in values.items()}
