@@ -24,7 +24,6 @@ import minigrad as mg
 import minigrad_rnn as rnn
 from minigrad.graph import capture
 from minigrad.pictures import Box, Edge, Group, Picture, draw
-from tests.pace import slowness
 from tests.test_pictures import (
     HOSTILE,
     NAMESPACE,
@@ -744,7 +743,7 @@ def test_containers_that_hold_themselves_and_large_ones_are_searched_for_names_w
 
     start = time.process_time()
     picture = draw(program, np.ones(2))
-    assert time.process_time() - start < slowness()
+    assert time.process_time() - start < 1
     assert "circular.w" in [box.lines[0] for box in picture.boxes.values()]
 
 

@@ -6,11 +6,12 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=.:backends
 python=${PYTHON:-.venv/bin/python}
-limit=0 # seconds of processor time; 0: none
+limit=20 # seconds of processor time for a quick form
+quick=()
 names=(output_recurrence hidden_bit cliff gradient_norms adding)
 if [[ ${1-} == --quick ]]; then
     shift
-    limit=20
+    quick=(--quick)
     export MINIGRAD_BACKEND=numpy OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
     read -ra names < <("$python" -c 'from minigrad_rnn import experiments as e; print(*e.NAMES)')
 fi
@@ -20,15 +21,15 @@ trap 'rm -rf "$folder"' EXIT
 failed=0
 TIMEFORMAT=%U
 for name in "${names[@]}"; do
-    words=(experiment "$name" --save "$folder/$name.json")
-    ((limit)) && words+=(--quick)
-    echo "\$ minigrad-rnn ${words[*]:0:2} ${words[4]-}"
+    words=(experiment "$name" "${quick[@]}")
+    echo "\$ minigrad-rnn ${words[*]}"
+    words+=(--save "$folder/$name.json")
     { time "$python" -m minigrad_rnn.cli "${words[@]}" 2>"$folder/err"; } 2>"$folder/time"
     status=$? seconds=$(<"$folder/time")
     if ((status)); then
         tail -3 "$folder/err"
         echo "FAIL experiment $name" && failed=1
-    elif ((limit && ${seconds%.*} >= limit)); then
+    elif ((${#quick[@]} && ${seconds%.*} >= limit)); then
         echo "FAIL experiment $name: $seconds s of processor time, at most $limit" && failed=1
     else
         echo "PASS experiment $name: $seconds s of processor time"

@@ -308,8 +308,8 @@ class Function:
             (a, row, column), (b, b_row, b_column), (c, c_row) = self.sides(m, places)
             n, k = self.number(m.columns), self.number(m.depth)
             self.call(f"pack_{name}", b, b_row, b_column, k, n, scratch)
-            now = (self.number(m.rows), n, k)
-            self.call(f"product_{name}", *now, a, row, column, scratch, c, c_row)
+            sides = (a, row, column, scratch, c, c_row)
+            self.call(f"product_{name}", self.number(m.rows), n, k, *sides)
 
     def sides(self, m: Matrices, places: Sequence[Any] = ()) -> Any:
         """Pointers and strides of A, B and C, of one matrix of a batch."""
