@@ -11,11 +11,11 @@ from minigrad import arguments
 from minigrad.backend import use_backend
 from minigrad.errors import DtypeError, IndexRangeError, IndexTypeError, ShapeError
 from minigrad.ops import random
-from minigrad.ops.create import arange, zeros, zeros_like
-from minigrad.ops.elementwise import exp, log, maximum, sqrt, where
+from minigrad.ops.create import arange, zeros
+from minigrad.ops.elementwise import exp, log, log1p, maximum, sqrt, where
 from minigrad.ops.index import scatter_add, take_along_axis
-from minigrad.ops.reduce import logsumexp, max, mean, sum
-from minigrad.ops.shape import expand_dims, reshape, stack
+from minigrad.ops.reduce import max, mean, sum
+from minigrad.ops.shape import expand_dims, reshape
 from minigrad.tensor import Tensor, default_dtype
 
 
@@ -36,7 +36,7 @@ def relu(x: Any) -> Tensor:
 def softplus(x: Any) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = tensor(x)
-    return logsumexp(stack([x, zeros_like(x)]), axis=0)
+    return relu(x) + log1p(exp(where(x <= 0, x, -x)))
 
 
 def _shifted(x: Tensor, axis: int) -> Tensor:

@@ -17,6 +17,8 @@ if importlib.util.find_spec("numba") is None:
     pytest.skip("numba is not installed", allow_module_level=True)
 
 from minigrad_numba.emit import library, objects, running
+from minigrad_numba.emit import program as emitted
+from minigrad_numba.emit.rows import rows_at_once
 
 import minigrad as mg
 import minigrad_rnn as rnn
@@ -543,6 +545,39 @@ def test_loops_whose_threads_share_rows():
             f, tensor(5, *shape), tensor(3, 3), tensor(*shape, seed=2), threads=(1, 2, 3)
         )
         assert "each thread some of 7 rows" in found.report()
+
+
+def test_rows_go_through_a_loop_in_blocks(monkeypatch):
+    """A matrix memory few rows at a time, a vector all at once; blocks of any size are the same."""
+
+    def f(xs, C):
+        for x in xs:
+            C = mg.tanh(C * 0.5 + mg.expand_dims(x, -1) * mg.expand_dims(x, -2))
+        return C
+
+    large = programs.captured(f, tensor(3, 5, 96), tensor(5, 96, 96))
+    assert "each thread some of 5 rows, 2 at a time" in agrees(*large, threads=(1, 3)).report()
+    assert "at a time" not in agrees(*programs.lstm_step(T=4, B=5), threads=(1,)).report()
+    for n in (1, 2, 3):
+        monkeypatch.setattr(emitted, "rows_at_once", lambda loop, rows, n=n: min(n, rows))
+        for graph in (programs.lstm_step(T=4, B=7), large, programs.cell("mLSTM", 3, 5, 4)):
+            assert f", {n} at a time" in agrees(*graph, threads=(1, 3)).report()
+
+
+def test_where_each_block_would_read_large_weights_again_all_rows_go_at_once():
+    def f(xs, h, W):
+        for x in xs:
+            h = mg.tanh(h @ W + x)
+        return h
+
+    rows = {}
+    for H in (32, 256):  # weights of 8 and 512 KB, of 2 MB that rows carry
+        B = 2**18 // H
+        given = tensor(4, B, H), tensor(B, H), tensor(H, H)
+        steps = programs.optimised(programs.captured(f, *given)[0]).steps
+        (loop,) = (s for s in steps if isinstance(s, Loop))
+        rows[H] = rows_at_once(loop, B)
+    assert rows == {32: 2**18 // 32 // 16, 256: 2**18 // 256}  # 128 KB of them, all of them
 
 
 def test_nested_loops():

@@ -17,10 +17,9 @@ import minigrad as mg
 from minigrad_rnn import cli, experiments
 from minigrad_rnn.experiment_command import fingerprint
 from minigrad_rnn.experiments import Bar, Experiment, tasks
-from minigrad_rnn.experiments.experiment import SEEDS
+from minigrad_rnn.experiments.experiment import QUICK_SECONDS, SEEDS
 from minigrad_rnn.experiments.gru_lstm import interval, make
 from minigrad_rnn.experiments.learning import open_gates
-from tests.pace import slowness
 from tests.test_cli import environment, heed_ctrl_c
 
 lecture = pytest.mark.lecture
@@ -31,14 +30,14 @@ PROVED_HERE = ("dates", "listops", "time_scales")  # the other rows have another
 
 @pytest.fixture
 def quickly(backend, tmp_path, monkeypatch, capsys):
-    """Run the quick form of an experiment: all its bars must hold, on one core within 20 s."""
+    """Run the quick form of an experiment: all its bars must hold, within the time promised."""
     monkeypatch.chdir(tmp_path)
 
     def run(name):
         begin = time.process_time()
         status = cli.main(["experiment", name, "--quick", "--no-picture"])
         assert status == 0, capsys.readouterr().out
-        assert backend != "numpy" or time.process_time() - begin < 20 * slowness()
+        assert backend != "numpy" or time.process_time() - begin < QUICK_SECONDS
 
     return run
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 SEEDS = (0, 1, 2, 3, 4)
 QUICK_SEEDS = (0,)
+QUICK_SECONDS = 20  # of one core, for all variants of a quick run
 
 Run = Callable[[str, int, bool], Generator[tuple[float, float], None, float]]
 Measures = Mapping[str, Sequence[float]]  # of each variant, one a seed; a failed one is not finite
@@ -59,8 +60,8 @@ class Experiment:
     """A question of the lectures, with the answer that is expected.
 
     run(variant, seed, quick) yields (share done, value of the curve) now and then, and returns the
-    measure. bars are about the full run with all SEEDS, quick_bars about the quick one, whose only
-    seed is 0: at most 20 s for all variants on one core.
+    measure. bars are about the full run with all SEEDS, quick_bars about the quick one with
+    QUICK_SEEDS, which takes at most QUICK_SECONDS.
     """
 
     name: str

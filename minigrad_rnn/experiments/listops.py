@@ -44,7 +44,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(operations=4, arguments=4, depth=4, H=64, updates=6_000, rate=3e-3)
-QUICK = Size(operations=2, arguments=3, depth=3, H=24, updates=200, rate=1e-2, tested=500)
+QUICK = Size(operations=2, arguments=3, depth=3, H=24, updates=100, rate=1e-2, tested=500)
 
 
 def expression(rng: np.random.Generator, size: Size, depth: int) -> Tree:

@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # The experiments that are run in full, seeds 0-4, with their tables; about 8 minutes.
 #     bash tests/show/experiments.sh [NAME ...]   (PYTHON=... for another interpreter than .venv's)
-#     bash tests/show/experiments.sh --quick [NAME ...]   (all quick forms, 20 s of one core each)
+#     bash tests/show/experiments.sh --quick [NAME ...]   (all quick forms)
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=.:backends
 python=${PYTHON:-.venv/bin/python}
-limit=20 # seconds of processor time for a quick form
 quick=()
 names=(output_recurrence hidden_bit cliff gradient_norms adding)
 if [[ ${1-} == --quick ]]; then
     shift
     quick=(--quick)
     export MINIGRAD_BACKEND=numpy OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
-    read -ra names < <("$python" -c 'from minigrad_rnn import experiments as e; print(*e.NAMES)')
+    read -ra names < <("$python" -c '
+from minigrad_rnn.experiments import NAMES, experiment
+print(experiment.QUICK_SECONDS, *NAMES)')
+    limit=${names[0]} names=("${names[@]:1}")
 fi
 (($#)) && names=("$@")
 folder=$(mktemp -d)

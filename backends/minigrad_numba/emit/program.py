@@ -18,16 +18,17 @@ from llvmlite import ir
 
 from minigrad.graph.fusing import Kernel
 from minigrad.graph.indexing import ACCUMULATE
-from minigrad.graph.ir import Counter, Instruction, Loop, Step, Value, walk
+from minigrad.graph.ir import Counter, Instruction, Loop, Step, walk
 from minigrad.graph.nests import CopyNest, Nest, SumNest
 from minigrad.graph.planning import ALIGNMENT, Buffer, Copy, Location, Plan, Row
-from minigrad.graph.properties import PRODUCT, View, has_counter, is_join, views
+from minigrad.graph.properties import PRODUCT, is_join
 from minigrad.graph.resting import Rest
 
 from . import library, products, resting
 from .loops import INDEX, ONE, POINTER, ZERO, Code, define, index
 from .matrices import Matrices, panels_of
 from .nests import Loops
+from .rows import independent, made_in, rows_at_once
 from .target import Target
 
 DOUBLE = ir.DoubleType()
@@ -135,6 +136,12 @@ class Function:
             yield self.share(n, unit, (which, parts))
 
     @contextlib.contextmanager
+    def blocks(self, bounds: tuple[Any, Any], size: Any) -> Iterator[tuple[Any, Any]]:
+        """Code for one block of a range after another."""
+        with self.code.loop(*bounds, size) as low:
+            yield low, self.code.smaller(self.code.add(low, size), bounds[1])
+
+    @contextlib.contextmanager
     def first_thread(self) -> Iterator[None]:
         """Code for one thread only."""
         with self.code.if_then(self.code.icmp_signed("==", self.thread, ZERO)):
@@ -201,12 +208,17 @@ class Function:
         self.barrier()
         for step in packed:
             self.look_at(step)
-        rows, why = batch(self.plan, loop)
+        rows, why = independent(self.plan, loop)
         what = f"loop of {loop.trips}, {len(loop.body)} steps: "
-        self.notes.append(what + (why or f"each thread some of {rows} rows"))
+        at_once = rows if why else rows_at_once(loop, rows)
+        some = f"each thread some of {rows} rows" + (at_once < rows) * f", {at_once} at a time"
+        self.notes.append(what + (why or some))
         if not why:
             uneven = any(self.is_worth_a_look(s, Matrices(self.plan, s)) for s in packed)
-            with self.shares(self.number(rows), 1, uneven) as bounds:
+            with (
+                self.shares(self.number(rows), 1, uneven) as share,
+                self.blocks(share, self.number(at_once)) as bounds,
+            ):
                 self.iterate(loop, bounds)
         else:
             with self.first_thread():
@@ -397,77 +409,3 @@ class Function:
         size = -(-size // line) * line
         buffer = self.plan.scratch(dtype, size, "each")
         return self.at(self.pointer(buffer), self.thread, self.number(size), dtype)
-
-
-# --- loops whose rows are independent ------------------------------------------------------------
-
-
-def made_in(loop: Loop) -> set[Value]:
-    """What is another value in each iteration."""
-    found = set(loop.parameters)
-    for step in walk(loop.body):
-        found.update(step.outputs)
-        if isinstance(step, Loop):
-            found.update(step.parameters)
-    return found
-
-
-def batch(plan: Plan, loop: Loop) -> tuple[int, str]:
-    """The size of the first axis, and why some step needs other rows of it, if one does."""
-    if not loop.results:
-        return 0, "of which nothing is left, one thread"
-    shape = loop.results[0].spec.shape
-    rows = shape[0] if shape else 0
-    moving = made_in(loop) - {s.parameter for s in loop.sliced}
-    if rows < 2 or any(x.parameter.spec.shape[:1] != (rows,) for x in loop.carries):
-        return rows, "no batch to share, one thread"
-    for step in loop.body:
-        if not _by_rows(plan, step, rows, moving):
-            name = "a loop" if isinstance(step, Loop) else step.op.name
-            return rows, f"{name} needs all rows, one thread"
-    if any(copy.target.view.shape[:1] != (rows,) for copy in plan.turns.get(loop, ())):
-        return rows, "what is kept has other rows, one thread"
-    return rows, ""
-
-
-def _by_rows(plan: Plan, step: Step, rows: int, moving: set[Value]) -> bool:
-    if isinstance(step, Loop) or any(v.spec.shape[:1] != (rows,) for v in step.outputs):
-        return False
-    if step.op is ACCUMULATE or has_counter(step.static):
-        return False
-    if isinstance(step.op, Kernel):
-        nest = Nest(plan, step)
-        return (
-            step.op.space[:1] == (rows,)
-            and 0 not in nest.folded
-            and all(
-                _within_row(node.place.view, plan.home(node.value).view, node.lookups)
-                for node in nest.nodes
-                if node.place is not None and node.value in moving
-            )
-        )
-    if step.op is PRODUCT:
-        left, right = (x for x in step.operands if isinstance(x, Value))
-        ones = (len(left.spec.shape) == 1) + (len(right.spec.shape) == 1)
-        axes = len(step.outputs[0].spec.shape) + ones
-        if axes == 2 and (right in moving or len(left.spec.shape) == 1):
-            return False
-        sides = [x.spec.shape for x in (left, right) if x in moving]
-        return all(shape[0] == rows and len(shape) == axes for shape in sides)
-    if is_join(step.op):
-        return step.static["axis"] != 0
-    (base,) = (x for x in step.operands if isinstance(x, Value))
-    home = plan.home(base).view
-    return base not in moving or all(_within_row(v, home) for v in views(step, home) or ())
-
-
-def _within_row(view: View, home: View, lookups: Sequence[tuple[Any, int]] = ()) -> bool:
-    """Whether place i along the first axis of a view lies in row i of what it shows."""
-    row = home.strides[0]
-    if any(stride >= row for _, stride in lookups):
-        return False
-    others = zip(view.shape[1:], view.strides[1:], strict=True)
-    low = high = view.offset - home.offset
-    for n, stride in others:
-        low, high = low + min(0, stride * (n - 1)), high + max(0, stride * (n - 1))
-    return view.strides[:1] == (row,) and low >= 0 and high < row
