@@ -180,6 +180,17 @@ SUMS = {  # what is added up, and the shape of what is left
     "row": (lambda x, y, W, p: [p + mg.sum(x * y, axis=0)], [0, [0], 0]),
     "product and row": (lambda x, y, W, p: [p + x @ y + mg.sum(x, axis=0)], [1]),
     "scaled": (lambda x, y, W, p: [p + (x @ y) * W], [1]),
+    "turned": (lambda x, y, W, p: [p + (x @ y).T], [1]),
+    "joined": (lambda x, y, W, p: [p + mg.concatenate([x[:1] @ y, x[1:] @ y])], [0, [0], 2]),
+    "joined, turned and scaled": (
+        lambda x, y, W, p: [p + W * mg.concatenate([x[:1] @ y, (y @ x)[1:]]).T],
+        [0, [0], 2],
+    ),
+    "joined with an invariant": (
+        lambda x, y, W, p: [p + mg.concatenate([x[:1] @ y, W[1:]])],
+        [0, [0], 1, [0], 0],
+    ),
+    "joined twice": (lambda x, y, W, p: [p + mg.concatenate([x[:, :1] @ y[:1, :]] * 3)[:3]], None),
     "row of something": (lambda x, y, W, p: [p + x @ y + mg.sum(x * y, axis=0)], [0, [0], 1]),
     "stretched": (
         lambda x, y, W, p: [p + mg.sum(x, axis=0) + mg.sum(y, axis=0)],

@@ -9,7 +9,7 @@ from typing import cast
 
 from minigrad.graph.indexing import SCATTER, axes_of, has_arrays
 from minigrad.graph.ir import Carry, Instruction, Loop, Operand, Step, Value, spec_of
-from minigrad.graph.properties import PRODUCT
+from minigrad.graph.properties import PRODUCT, is_join, views
 from minigrad.graph.rewriting import ADD, MULTIPLY, RESHAPE, SUM, TRANSPOSE, Builder, Rows, live
 from minigrad.graph.skeleton import fresh
 
@@ -17,8 +17,8 @@ from minigrad.graph.skeleton import fresh
 def summed(loop: Loop) -> tuple[Loop, list[Step]]:
     """The loop without what it only adds up, and the steps that add it up after the loop.
 
-    Products times an invariant are summed before they are multiplied, which rounds otherwise, and
-    overflows otherwise where the invariant is huge or infinite.
+    Products times an invariant, or joined, are summed before they are multiplied or joined: that
+    rounds otherwise, and overflows otherwise where the invariant is huge or infinite.
     A sum stays where its terms, kept for all iterations, would take much memory.
     """
     sums = _Sums(loop)
@@ -64,7 +64,7 @@ class _Sums:
         if parameter not in terms:
             return
         terms.remove(parameter)
-        products = [x for x in terms if self.is_product(self.unscaled(x)[0])]
+        products = [x for x in terms if self.is_of_products(x)]
         products += [x for x in terms if self.is_scattered(x)]
         small = [x for x in terms if x not in products and self.is_small(x)]
         stay = [x for x in terms if x not in products and x not in small]
@@ -164,18 +164,23 @@ class _Sums:
             found.append(i)
         return self.out.emit(SCATTER, *found, **step.static)
 
-    def unscaled(self, x: Operand) -> tuple[Operand, Instruction | None]:
-        """What a term is a multiple of, and the step that multiplies that by an invariant."""
+    def is_of_products(self, x: Operand) -> bool:
+        """Whether a term is a product, or what a linear step makes of products alone."""
+        step = self.linear(x)
+        changing = [y for y in step.operands if self.rows.varies(y)] if step else []
+        return self.is_product(x) or (bool(changing) and all(map(self.is_of_products, changing)))
+
+    def linear(self, x: Operand) -> Instruction | None:
+        """The step that makes a term and would make the terms' sum of the sums of its operands: it
+        multiplies by an invariant, puts beside each other, or shows in another order."""
         step = self.rows.maker.get(x)
-        if (
-            isinstance(step, Instruction)
-            and step.op is MULTIPLY
-            and self.uses[x] + self.seen[x] == 1
-        ):
-            changing = [y for y in step.operands if self.rows.varies(y)]
-            if len(changing) == 1 and spec_of(changing[0]) == spec_of(x):
-                return changing[0], step
-        return x, None
+        if not isinstance(step, Instruction) or self.uses[x] + self.seen[x] != 1:
+            return None
+        changing = [y for y in step.operands if self.rows.varies(y)]
+        if step.op is MULTIPLY:
+            return step if [spec_of(y) for y in changing] == [spec_of(x)] else None
+        moves = is_join(step.op) or (len(step.outputs) == 1 and views(step) is not None)
+        return step if moves and len(changing) == len(step.operands) else None
 
     def is_small(self, x: Operand) -> bool:
         """Whether a term is no larger than what it is made from, as the sum of a matrix is."""
@@ -199,10 +204,10 @@ class _Sums:
 
     def product(self, x: Operand) -> Value:
         """The sum over iterations of products: one product, of blocks side by side."""
-        x, scale = self.unscaled(x)
-        if scale is not None:
-            total = self.product(x)
-            return self.out.emit(MULTIPLY, *(total if y is x else y for y in scale.operands))
+        step = None if self.is_product(x) else self.linear(x)
+        if step is not None:
+            sums = (self.product(y) if self.rows.varies(y) else y for y in step.operands)
+            return self.out.emit(step.op, *sums, **step.static)
         a, b = cast(tuple[Value, Value], self.rows.maker[x].operands)
         (rows, inner), columns = a.spec.shape, b.spec.shape[1]
         side_by_side = (TRANSPOSE, (1, 0, 2)), (RESHAPE, (rows, self.loop.trips * inner))
