@@ -36,6 +36,8 @@ def relu(x: Any) -> Tensor:
 def softplus(x: Any) -> Tensor:
     """log(1 + exp(x)), without overflow."""
     x = tensor(x)
+    if x.dtype.kind != "f":  # bools have no negative, nor do unsigned integers
+        x = x.astype(default_dtype())
     return relu(x) + log1p(exp(where(x <= 0, x, -x)))
 
 

@@ -219,6 +219,22 @@ def test_relu_keeps_nan_and_has_no_slope_at_zero() -> None:
     np.testing.assert_array_equal(x.grad.numpy()[1:], [0, 0, 1])
 
 
+def test_softplus_far_from_zero_at_it_and_of_other_dtypes(backend: str) -> None:
+    far = np.array([-np.inf, -800, -30, -1e-9, 0, 1e-9, 2, 50, 800, np.inf])
+    x = leaf(far)
+    y = F.softplus(x)
+    np.testing.assert_allclose(y.numpy(), np.logaddexp(0, far), rtol=1e-14)
+    y.sum().backward()
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(x.grad.numpy(), 1 / (1 + np.exp(-far)), rtol=1e-14)
+    assert mg.grad(mg.grad(F.softplus))(leaf(np.array(0.0))).item() == 0.25
+    for given in ([True, False], np.array([2, 200], "uint8"), [3, -4]):
+        expected = np.logaddexp(0, np.asarray(given, "float64"))
+        found = F.softplus(mg.Tensor(given))
+        assert found.dtype == mg.default_dtype()
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
 def test_one_hot(backend: str) -> None:
     labels = mg.Tensor(LABELS)
     hot = F.one_hot(labels, 7, dtype="float64")
