@@ -27,7 +27,7 @@ show() { # show NAME PATTERN: run the README's line that matches, in a clone of 
 }
 
 if [[ ${1:-train} == train ]] && show train '^python3 -m venv .*minigrad-rnn train$'; then
-    minutes=$(sed -nE 's/^done +([0-9.]+) minutes.*/\1/p' "$folder/train.log")
+    minutes=$(awk '$1 == "done" { print $3 ~ /^minute/ ? $2 : $2 / 60 }' "$folder/train.log")
     awk -v m="${minutes:-99}" 'BEGIN { exit !(m <= 3.0) }'
     verdict $? "the training took ${minutes:-?} minutes, at most 3"
     for file in minigrad-rnn.safetensors minigrad-rnn.csv minigrad-rnn.png; do
