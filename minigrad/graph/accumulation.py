@@ -166,9 +166,12 @@ class _Sums:
 
     def is_of_products(self, x: Operand) -> bool:
         """Whether a term is a product, or what a linear step makes of products alone."""
+        if self.is_product(x):
+            return True
         step = self.linear(x)
-        changing = [y for y in step.operands if self.rows.varies(y)] if step else []
-        return self.is_product(x) or (bool(changing) and all(map(self.is_of_products, changing)))
+        return step is not None and all(
+            self.is_of_products(y) for y in step.operands if self.rows.varies(y)
+        )
 
     def linear(self, x: Operand) -> Instruction | None:
         """The step that makes a term and would make the terms' sum of the sums of its operands: it
