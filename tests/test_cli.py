@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from minigrad_rnn.session import EPOCHS, Session, Settings, load_model
 from tests.conftest import usable_backends
 
 ROOT = Path(__file__).resolve().parent.parent
+STARTED: list[subprocess.Popen[str]] = []
 WORDS = "the quick brown fox jumps over the lazy dog and runs away from it \n"
 SMALL = ("--layers", "1", "--hidden", "8", "--seq", "10", "--batch", "4")
 # Saves often, so that kills and signals meet them; the command itself waits ten seconds.
@@ -41,12 +42,23 @@ def environment(**changes: str) -> dict[str, str]:
 
 def start(folder: Path, *words: str, often: bool = False, **changes: str) -> subprocess.Popen[str]:
     program = ["-c", OFTEN] if often else ["-m", "minigrad_rnn.cli"]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-W", "error", *program, *words],
         cwd=folder, env=environment(**changes), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
         preexec_fn=heed_ctrl_c if os.name == "posix" else None,
     )  # fmt: skip
+    STARTED.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """What a failed test left running would disturb those after it."""
+    yield
+    while STARTED:
+        with STARTED.pop() as process:
+            process.kill()
 
 
 def heed_ctrl_c() -> None:
